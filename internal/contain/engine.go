@@ -1,0 +1,522 @@
+package contain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// Sealer encrypts pre-images; package seal implements it.
+type Sealer interface {
+	Seal(purpose string, plain []byte) ([]byte, error)
+	Unseal(purpose string, blob []byte) ([]byte, error)
+}
+
+// HoldSink is the fast plane: it has a guard hold in force when Apply returns.
+// Apply is called in the order of the holds' sequences or not at all, may be
+// called again with the same hold, and must not block.
+type HoldSink interface {
+	Apply(h staunch.Hold)
+}
+
+// Lineage is what the executor needs of the inventory.
+type Lineage interface {
+	// Resolve returns what is known of ref as of an instant.
+	Resolve(r store.Reader, ref staunch.Ref, asOf staunch.Time) (staunch.Resolution, error)
+	// Derived returns what was issued by the roots since, bounded; truncated
+	// says that there was more.
+	Derived(r store.Reader, roots []staunch.Ref, since staunch.Time, limit int) (refs []staunch.Ref, truncated bool, err error)
+}
+
+// Teller makes the notices to people about a case. It runs inside the
+// transaction that it tells about and only returns rows: nothing is sent.
+type Teller interface {
+	Notices(event string, c staunch.Containment, steps []staunch.Step, now staunch.Time) []store.Notice
+}
+
+// Observer is told of each action and how long it took, for metrics and the
+// demo's timeline. It must not block.
+type Observer interface {
+	Observe(containment string, a ActionKind, step string, began, ended time.Time, err error)
+}
+
+// Options are what the engine works with. Store, Connectors, Sealer, Guard,
+// Lineage and Clock are required.
+type Options struct {
+	Store store.Store
+	// Connectors has one connector a realm, already wrapped.
+	Connectors map[string]connector.Connector
+	Sealer     Sealer
+	Guard      HoldSink
+	Lineage    Lineage
+	Teller     Teller
+	Observer   Observer
+	Clock      staunch.Clock
+	Log        *slog.Logger
+	// Node names this process in leases.
+	Node string
+	// Workers bounds the cases worked on at once; 0 gives 32.
+	Workers int
+	// CallTimeout bounds one call to a platform; 0 gives 10 s. The lease is
+	// three times that.
+	CallTimeout time.Duration
+	// Protected reports why a ref may never be touched, "" where it may.
+	Protected func(staunch.Ref) string
+	// DerivedLimit bounds what lineage adds to a case; 0 gives 200.
+	DerivedLimit int
+}
+
+// Engine carries out cases. Its methods are safe for concurrent use.
+type Engine struct {
+	opt Options
+
+	mu      sync.Mutex
+	running map[string]*job
+	queue   chan string
+	closed  bool
+	dropped bool // a kick found the queue full
+	own     map[staunch.Ref]bool
+	timers  map[string]*time.Timer
+	wg      sync.WaitGroup
+}
+
+// job is the memory of one case under work. again says that it was kicked
+// meanwhile.
+type job struct {
+	again bool
+	fresh map[string]bool
+}
+
+// New returns an engine that does nothing until Start.
+func New(opt Options) (*Engine, error) {
+	switch {
+	case opt.Store == nil, opt.Sealer == nil, opt.Guard == nil, opt.Lineage == nil, opt.Clock == nil:
+		return nil, errors.New("contain: Store, Sealer, Guard, Lineage and Clock are required")
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Workers <= 0 {
+		opt.Workers = 32
+	}
+	if opt.CallTimeout <= 0 {
+		opt.CallTimeout = 10 * time.Second
+	}
+	if opt.DerivedLimit <= 0 {
+		opt.DerivedLimit = 200
+	}
+	if opt.Node == "" {
+		opt.Node = "node"
+	}
+	return &Engine{
+		opt:     opt,
+		running: map[string]*job{},
+		queue:   make(chan string, 64*1024),
+		own:     map[staunch.Ref]bool{},
+		timers:  map[string]*time.Timer{},
+	}, nil
+}
+
+// Start asks the connectors for our own accounts, takes up every case that was
+// under way, and works until ctx ends. It returns once the workers run.
+func (e *Engine) Start(ctx context.Context) error {
+	e.learnOwn(ctx)
+	ids, err := e.openCases(ctx)
+	if err != nil {
+		return err
+	}
+	for range e.opt.Workers {
+		e.wg.Go(func() { e.work(ctx) })
+	}
+	e.wg.Go(func() { e.watchTimers(ctx) })
+	for _, id := range ids {
+		e.Kick(id)
+	}
+	return nil
+}
+
+// Wait returns when every worker has ended after Start's context did.
+func (e *Engine) Wait() {
+	e.wg.Wait()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	for id, t := range e.timers {
+		t.Stop()
+		delete(e.timers, id)
+	}
+}
+
+func (e *Engine) learnOwn(ctx context.Context) {
+	for realm, c := range e.opt.Connectors {
+		o, ok := c.(connector.Own)
+		if !ok {
+			continue
+		}
+		cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
+		refs, err := o.OwnRefs(cctx)
+		cancel()
+		if err != nil {
+			// The connector itself refuses its own accounts as well; this is the
+			// second wall, so a platform that is down does not keep us from starting.
+			e.opt.Log.Warn("own accounts are not known yet", "realm", realm, "error", err)
+			continue
+		}
+		e.mu.Lock()
+		for _, r := range refs {
+			e.own[r] = true
+		}
+		e.mu.Unlock()
+	}
+}
+
+// IsOwn reports whether ref is one of our own accounts or credentials.
+func (e *Engine) IsOwn(ref staunch.Ref) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.own[ref]
+}
+
+func (e *Engine) openCases(ctx context.Context) ([]string, error) {
+	var ids []string
+	err := e.opt.Store.View(ctx, func(r store.Reader) error {
+		ids = ids[:0]
+		page := store.Page{Limit: store.MaxPage}
+		for {
+			cs, err := r.Containments(page, true)
+			if err != nil {
+				return err
+			}
+			for _, c := range cs {
+				ids = append(ids, c.ID)
+			}
+			if len(cs) < page.Limit {
+				return nil
+			}
+			page.After = cs[len(cs)-1].ID
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the open cases: %w", err)
+	}
+	return ids, nil
+}
+
+// Kick has the case looked at soon. It never blocks; a kick that comes while
+// the case is being worked on has it looked at once more. When the queue is
+// full the timer loop finds the case.
+func (e *Engine) Kick(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.kickLocked(id)
+}
+
+func (e *Engine) kickLocked(id string) {
+	if e.closed {
+		return
+	}
+	if t := e.timers[id]; t != nil {
+		t.Stop()
+		delete(e.timers, id)
+	}
+	if j := e.running[id]; j != nil {
+		j.again = true
+		return
+	}
+	select {
+	case e.queue <- id:
+		e.running[id] = &job{fresh: map[string]bool{}}
+	default:
+		e.dropped = true
+	}
+}
+
+// later has the case looked at in d.
+func (e *Engine) later(id string, d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return
+	}
+	if t := e.timers[id]; t != nil {
+		t.Stop()
+	}
+	e.timers[id] = time.AfterFunc(max(d, 0), func() { e.Kick(id) })
+}
+
+// pollEvery is how often durable timers are looked for beside the timers in
+// memory, so that what another node or a full queue left behind is found.
+const pollEvery = time.Second
+
+func (e *Engine) watchTimers(ctx context.Context) {
+	t := time.NewTicker(pollEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		e.mu.Lock()
+		dropped := e.dropped
+		e.dropped = false
+		e.mu.Unlock()
+		if dropped {
+			ids, err := e.openCases(ctx)
+			if err != nil && ctx.Err() == nil {
+				e.opt.Log.Error("looking for cases after the queue was full", "error", err)
+			}
+			for _, id := range ids {
+				e.Kick(id)
+			}
+		}
+		now := staunch.TimeOf(e.opt.Clock.Now())
+		var due []store.Timer
+		err := e.opt.Store.View(ctx, func(r store.Reader) error {
+			var err error
+			due, err = r.DueTimers(now, 1000)
+			return err
+		})
+		if err != nil {
+			if ctx.Err() == nil {
+				e.opt.Log.Error("reading due timers", "error", err)
+			}
+			continue
+		}
+		for _, d := range due {
+			if d.Kind == timerKind {
+				e.Kick(d.About)
+			}
+		}
+	}
+}
+
+const timerKind = "containment"
+
+func timerID(containment string) string { return "con/" + containment }
+
+func (e *Engine) work(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case id := <-e.queue:
+			e.runCase(ctx, id)
+		}
+	}
+}
+
+// errWait ends a run over a case that cannot go on now.
+type errWait struct {
+	d      time.Duration
+	reason string
+}
+
+func (w *errWait) Error() string { return w.reason }
+
+// runCase carries out actions until the case has to wait. Errors are logged and
+// the case is looked at again later, from what is durable.
+func (e *Engine) runCase(ctx context.Context, id string) {
+	e.mu.Lock()
+	j := e.running[id]
+	if j == nil {
+		j = &job{fresh: map[string]bool{}}
+		e.running[id] = j
+	}
+	e.mu.Unlock()
+	failures := 0
+	for ctx.Err() == nil {
+		e.mu.Lock()
+		j.again = false
+		e.mu.Unlock()
+		wait, err := e.step(ctx, id, j)
+		var w *errWait
+		switch {
+		case errors.As(err, &w):
+			wait = staunch.TimeOf(e.opt.Clock.Now()).Add(w.d)
+		case errors.Is(err, staunch.ErrConflict), errors.Is(err, staunch.ErrCommitUnknown):
+			// Somebody changed the course, or the commit's outcome is not known:
+			// nothing in memory counts any more.
+			clear(j.fresh)
+			failures++
+			if failures < 5 {
+				continue
+			}
+			wait = staunch.TimeOf(e.opt.Clock.Now()).Add(time.Second)
+		case errors.Is(err, staunch.ErrNotFound):
+			e.opt.Log.Error("a case is gone", "containment", id, "error", err)
+			wait = 0
+		case err != nil:
+			if ctx.Err() != nil {
+				break
+			}
+			clear(j.fresh)
+			failures++
+			e.opt.Log.Error("working on a case", "containment", id, "error", err)
+			wait = staunch.TimeOf(e.opt.Clock.Now()).Add(min(time.Duration(failures)*500*time.Millisecond, 30*time.Second))
+		case wait < 0: // go on
+			failures = 0
+			continue
+		}
+		e.mu.Lock()
+		again := j.again
+		if !again {
+			delete(e.running, id)
+		}
+		e.mu.Unlock()
+		if again {
+			continue
+		}
+		if wait > 0 {
+			e.later(id, wait.Std().Sub(e.opt.Clock.Now()))
+		}
+		return
+	}
+	e.mu.Lock()
+	delete(e.running, id)
+	e.mu.Unlock()
+}
+
+// load reads the durable case.
+func (e *Engine) load(ctx context.Context, id string) (Case, error) {
+	var c Case
+	err := e.opt.Store.View(ctx, func(r store.Reader) error {
+		var err error
+		c, err = ReadCase(r, id)
+		return err
+	})
+	return c, err
+}
+
+// ReadCase reads the durable case.
+func ReadCase(r store.Reader, id string) (Case, error) {
+	var c Case
+	var err error
+	if c.Containment, err = r.Containment(id); err != nil {
+		return Case{}, fmt.Errorf("reading containment %s: %w", id, err)
+	}
+	if c.Steps, err = r.Steps(id); err != nil {
+		return Case{}, fmt.Errorf("reading the steps of %s: %w", id, err)
+	}
+	if c.Holds, err = r.HoldsClaimedBy(id); err != nil {
+		return Case{}, fmt.Errorf("reading the holds of %s: %w", id, err)
+	}
+	return c, nil
+}
+
+// step carries out one action. It returns when to look again: negative is at
+// once, 0 is when kicked.
+func (e *Engine) step(ctx context.Context, id string, j *job) (staunch.Time, error) {
+	c, err := e.load(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	now := staunch.TimeOf(e.opt.Clock.Now())
+	a := Advance(c, e.spec, j.fresh, now)
+	if a.Kind == DoNothing {
+		return a.At, nil
+	}
+	began := e.opt.Clock.Now()
+	err = e.do(ctx, c, a, j)
+	if e.opt.Observer != nil {
+		e.opt.Observer.Observe(id, a.Kind, a.Step, began, e.opt.Clock.Now(), err)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s %s: %w", a.Kind, a.Step, err)
+	}
+	return -1, nil
+}
+
+func (e *Engine) do(ctx context.Context, c Case, a Action, j *job) error {
+	switch a.Kind {
+	case DoPlan:
+		return e.plan(ctx, c, j)
+	case DoApply:
+		return e.apply(ctx, c, a.Step, j)
+	case DoLook:
+		return e.look(ctx, c, a.Step, j)
+	case DoSweep:
+		return e.sweep(ctx, c, a.Step)
+	case DoProve:
+		return e.prove(ctx, c, a.Step, j)
+	case DoRevert:
+		return e.revert(ctx, c, a.Step)
+	case DoWindow, DoNextStage, DoHold, DoExpire, DoFinish:
+		return e.turn(ctx, c, a.Kind)
+	default:
+		return fmt.Errorf("no such action %q", a.Kind)
+	}
+}
+
+// spec returns the declaration of the verb that the step uses.
+func (e *Engine) spec(s staunch.Step) (connector.VerbSpec, bool) {
+	c := e.opt.Connectors[s.Target.Ref.Realm]
+	if c == nil {
+		return connector.VerbSpec{}, false
+	}
+	return specFor(c.Describe(), s.Verb, s.Target)
+}
+
+func specFor(d connector.Description, v staunch.Verb, t staunch.Target) (connector.VerbSpec, bool) {
+	for _, s := range d.Verbs {
+		if s.Verb != v {
+			continue
+		}
+		if s.Attribute == t.Attribute ||
+			len(s.Attribute) > 0 && s.Attribute[len(s.Attribute)-1] == '/' &&
+				len(t.Attribute) > len(s.Attribute) && t.Attribute[:len(s.Attribute)] == s.Attribute {
+			return s, true
+		}
+	}
+	return connector.VerbSpec{}, false
+}
+
+// commit runs fn in a transaction after it has read the case again and found
+// the generation that the work was begun under; it renews the lease with it.
+func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *staunch.Containment) error) error {
+	return e.opt.Store.Update(ctx, func(tx store.Tx) error {
+		con, err := tx.Containment(c.Containment.ID)
+		if err != nil {
+			return err
+		}
+		if con.Generation != c.Containment.Generation {
+			return fmt.Errorf("%w: the case is at generation %d, not %d", staunch.ErrConflict, con.Generation, c.Containment.Generation)
+		}
+		if _, ok, err := tx.Lease("con/"+con.ID, e.opt.Node, 3*e.opt.CallTimeout); err != nil {
+			return err
+		} else if !ok {
+			return &errWait{d: e.opt.CallTimeout / 2, reason: "another node has the lease"}
+		}
+		if err := fn(tx, &con); err != nil {
+			return err
+		}
+		con.Changed = staunch.TimeOf(e.opt.Clock.Now())
+		if err := tx.PutContainment(con); err != nil {
+			return err
+		}
+		return e.putTimer(tx, con)
+	})
+}
+
+// putTimer keeps the durable timer of the case in step with it.
+func (e *Engine) putTimer(tx store.Tx, con staunch.Containment) error {
+	at := con.Expires
+	if con.Phase == staunch.PhaseWindow {
+		at = earliest(con.WindowEnds, con.Expires)
+	}
+	if at == 0 || !con.Phase.Open() {
+		return tx.DeleteTimer(timerID(con.ID))
+	}
+	return tx.PutTimer(store.Timer{ID: timerID(con.ID), Due: at, Kind: timerKind, About: con.ID})
+}
+
+func (e *Engine) deadline() (staunch.Time, time.Duration) {
+	return staunch.TimeOf(e.opt.Clock.Now().Add(e.opt.CallTimeout)), e.opt.CallTimeout
+}

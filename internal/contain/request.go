@@ -1,0 +1,222 @@
+package contain
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// RevivalError says that a release would bring possibly stolen secrets back to
+// life, and which.
+type RevivalError struct {
+	// Items says what would work again, one line each.
+	Items []string
+}
+
+// Error lists what would be revived.
+func (r *RevivalError) Error() string {
+	return fmt.Sprintf("the release would revive %d possibly stolen secret(s): %v", len(r.Items), r.Items)
+}
+
+// Unwrap makes it a conflict: it can be confirmed.
+func (r *RevivalError) Unwrap() error { return staunch.ErrConflict }
+
+// Revivals returns what releasing the case would bring back to life.
+func Revivals(c Case) []string {
+	var out []string
+	gone := map[staunch.Ref]bool{} // secrets that nothing brings back
+	for _, s := range c.Steps {
+		if s.Intent.Reversibility == staunch.Irreversible && s.State != staunch.StepFailed && s.State != staunch.StepVoid {
+			gone[s.Target.Ref] = true
+		}
+	}
+	for _, s := range c.Steps {
+		if !s.Intent.Revives || lastClaim(c, s.Hold) == "" {
+			continue
+		}
+		switch s.State {
+		case staunch.StepReverted, staunch.StepKept, staunch.StepVoid, staunch.StepDiverged:
+			continue
+		}
+		out = append(out, fmt.Sprintf("%s: %s", s.Target, s.Intent.Undo))
+	}
+	for _, h := range c.Holds {
+		if h.Plane != staunch.PlaneGuard || !h.Active() || h.State == staunch.HoldKept || gone[h.Target.Ref] {
+			continue
+		}
+		if k := h.Target.Ref.Kind; (k == staunch.KindCredential || k == staunch.KindSession) && len(h.Claims) == 1 {
+			out = append(out, h.Target.Ref.String()+": accepted again on the fast plane")
+		}
+	}
+	return out
+}
+
+// lastClaim returns the hold's id when this case is the only one that claims
+// it, so that releasing the case undoes it.
+func lastClaim(c Case, hold string) string {
+	for _, h := range c.Holds {
+		if h.ID == hold && len(h.Claims) == 1 && h.Claims[0] == c.Containment.ID {
+			return h.ID
+		}
+	}
+	return ""
+}
+
+// change reads the case, lets fn change it under the next generation, and
+// commits it with a record, in the caller's transaction.
+func (e *Engine) change(tx store.Tx, id, who, what string, fn func(c Case, con *staunch.Containment, now staunch.Time) error) (staunch.Containment, error) {
+	c, err := ReadCase(tx, id)
+	if err != nil {
+		return staunch.Containment{}, err
+	}
+	now := staunch.TimeOf(e.opt.Clock.Now())
+	con := c.Containment
+	from := con.Phase
+	if err := fn(c, &con, now); err != nil {
+		return staunch.Containment{}, err
+	}
+	con.Generation++
+	con.Changed = now
+	if err := tx.PutContainment(con); err != nil {
+		return staunch.Containment{}, err
+	}
+	if err := e.putTimer(tx, con); err != nil {
+		return staunch.Containment{}, err
+	}
+	kind := staunch.RecordContainment
+	if what == "release" || what == "clear" {
+		kind = staunch.RecordRelease
+	}
+	if err := record(tx, kind, who, id, now, map[string]any{
+		"request": what, "from": from, "phase": con.Phase, "generation": con.Generation,
+		"release": con.Release, "expires": con.Expires, "window_ends": con.WindowEnds,
+	}); err != nil {
+		return staunch.Containment{}, err
+	}
+	tx.OnCommit(func() { e.Kick(id) })
+	return con, nil
+}
+
+func wrongPhase(what string, p staunch.Phase, want string) error {
+	return fmt.Errorf("%w: cannot %s a case that is %s (%s)", staunch.ErrConflict, what, p, want)
+}
+
+// Release has the case undone. Where that would revive a possibly stolen
+// secret, r must confirm it (Revive) or say that the secret was rotated first
+// (Rotated); otherwise the error is a *RevivalError and nothing changes.
+func (e *Engine) Release(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error) {
+	return e.release(tx, id, "release", r, func(p staunch.Phase) bool {
+		return p.Open() && p != staunch.PhaseReleasing
+	})
+}
+
+// Clear ends a verification window in the subject's favour: the case is
+// released without its further stages, under the same rule about revival.
+func (e *Engine) Clear(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error) {
+	return e.release(tx, id, "clear", r, func(p staunch.Phase) bool { return p == staunch.PhaseWindow })
+}
+
+func (e *Engine) release(tx store.Tx, id, what string, r staunch.Release, may func(staunch.Phase) bool) (staunch.Containment, error) {
+	return e.change(tx, id, r.By, what, func(c Case, con *staunch.Containment, now staunch.Time) error {
+		if !may(con.Phase) {
+			if what == "clear" {
+				return wrongPhase(what, con.Phase, "it is not in a verification window; use release")
+			}
+			return wrongPhase(what, con.Phase, "there is nothing to release")
+		}
+		if items := Revivals(c); len(items) > 0 && !r.Revive && !r.Rotated {
+			return &RevivalError{Items: items}
+		}
+		r.At = now
+		con.Release = &r
+		con.Phase = staunch.PhaseReleasing
+		con.WindowEnds = 0
+		con.Replan = false
+		// What was known until now is settled: the same evidence does not contain
+		// the subject again.
+		return settle(tx, con.Names, con.Subject, now)
+	})
+}
+
+// settledCursor names the cursor that has the instant up to which evidence
+// against a subject is settled.
+func settledCursor(ref staunch.Ref) string { return "settled/" + ref.Key() }
+
+func settle(tx store.Tx, names []staunch.Ref, subject staunch.Ref, now staunch.Time) error {
+	for _, ref := range append([]staunch.Ref{subject}, names...) {
+		if err := tx.PutCursor(settledCursor(ref), fmt.Sprint(int64(now))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SettledAt returns the instant up to which evidence against the ref was
+// settled by a release, 0 where there was none. Signals learned before it do
+// not count again.
+func SettledAt(r store.Reader, ref staunch.Ref) (staunch.Time, error) {
+	s, err := r.Cursor(settledCursor(ref))
+	if err != nil || s == "" {
+		return 0, ignoreNotFound(err)
+	}
+	var n int64
+	if _, err := fmt.Sscan(s, &n); err != nil {
+		return 0, fmt.Errorf("reading when %s was settled: %w", ref, err)
+	}
+	return staunch.Time(n), nil
+}
+
+// AdvanceWindow cuts a verification window short: the next stage begins now.
+func (e *Engine) AdvanceWindow(tx store.Tx, id, who string) (staunch.Containment, error) {
+	return e.change(tx, id, who, "advance", func(_ Case, con *staunch.Containment, now staunch.Time) error {
+		if con.Phase != staunch.PhaseWindow {
+			return wrongPhase("advance", con.Phase, "it is not in a verification window")
+		}
+		con.WindowEnds = now
+		return nil
+	})
+}
+
+// Extend puts the case's window, when it is in one, or its expiry off by d.
+func (e *Engine) Extend(tx store.Tx, id, who string, d time.Duration) (staunch.Containment, error) {
+	return e.change(tx, id, who, "extend", func(_ Case, con *staunch.Containment, now staunch.Time) error {
+		if d <= 0 {
+			return &staunch.Problem{Place: "by", Reason: "must be more than zero"}
+		}
+		switch {
+		case con.Phase == staunch.PhaseWindow:
+			con.WindowEnds = con.WindowEnds.Add(d)
+		case !con.Phase.Open() || con.Phase == staunch.PhaseReleasing:
+			return wrongPhase("extend", con.Phase, "it is ending or has ended")
+		case con.Expires == 0:
+			return wrongPhase("extend", con.Phase, "it has no expiry")
+		default:
+			con.Expires = max(con.Expires, now).Add(d)
+		}
+		return nil
+	})
+}
+
+// Approve lets a case that waits for a person go on. scopeHash is what the
+// person saw; another principal than the requester must approve.
+func (e *Engine) Approve(tx store.Tx, id, who, scopeHash string) (staunch.Containment, error) {
+	con, err := e.change(tx, id, who, "approve", func(_ Case, con *staunch.Containment, _ staunch.Time) error {
+		switch {
+		case con.Phase != staunch.PhaseApproval:
+			return wrongPhase("approve", con.Phase, "it does not wait for approval")
+		case con.Requester != "" && con.Requester == who:
+			return fmt.Errorf("%w: who asked for a case cannot approve it", staunch.ErrForbidden)
+		case scopeHash != con.Scope.Hash():
+			return fmt.Errorf("%w: the scope is not the one that was shown; look again", staunch.ErrConflict)
+		}
+		con.Approver = who
+		con.Phase = staunch.PhaseOpen
+		return nil
+	})
+	if err != nil {
+		return con, err
+	}
+	return con, e.guardFor(tx, con, []staunch.Ref{con.Subject}, con.Changed)
+}
