@@ -1,0 +1,78 @@
+# make help lists what there is.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+MAKEFLAGS   += --no-builtin-rules
+
+GOLANGCI_LINT := v2.15.0
+VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS       := -s -w -X github.com/staunch-project/staunch/internal/cli.version=$(VERSION)
+MAX_MIB       := 75
+FUZZTIME      ?= 5s
+BENCHCOUNT    ?= 5
+BENCH         ?= .
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+.PHONY: build
+build: ## build bin/staunch
+	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o bin/staunch ./cmd/staunch
+
+.PHONY: generate
+generate: ## write the registries and the generated reference
+	go generate ./...
+
+.PHONY: demo
+demo: build ## watch a stolen token stop working
+	bin/staunch demo
+
+.PHONY: lint
+lint: ## run golangci-lint
+	scripts/lint.sh $(GOLANGCI_LINT)
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: ## run the benchmarks that match BENCH, BENCHCOUNT times each
+	STAUNCH_REQUIRE_POSTGRES=1 go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m ./...
+
+.PHONY: prerequisites
+prerequisites: ## install what the tests need, as root; else say what is missing
+	scripts/need.sh gcc postgresql
+
+.PHONY: check-generated
+check-generated: ## fail when generated files are out of step
+	scripts/check-generated.sh
+
+.PHONY: check-size
+check-size: build ## fail when the binary is too large
+	scripts/check-size.sh bin/staunch $(MAX_MIB)
+
+.PHONY: go-test
+go-test: prerequisites ## every Go test, with the race detector and a real PostgreSQL
+	go build -o .tools/bin/testsum ./scripts/testsum
+	STAUNCH_REQUIRE_POSTGRES=1 CGO_ENABLED=1 go test -race $(if $(CI),-count=1) -timeout 9m -json ./... | \
+		.tools/bin/testsum -forbid 'PostgreSQL is missing'
+
+.PHONY: test
+test: ## everything but the heavy real systems: at most ten minutes on two cores
+	$(MAKE) --no-print-directory prerequisites
+	$(MAKE) --no-print-directory check-size
+	$(MAKE) --no-print-directory check-generated
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory go-test
+	$(MAKE) --no-print-directory fuzz FUZZTIME=2s
+	timeout 120 bin/staunch demo --once
+
+.PHONY: test-systems
+test-systems: prerequisites ## tests on Vault and an OpenID provider, built and installed on first use
+	scripts/test-systems.sh
+
+.PHONY: clean
+clean: ## remove what was built here; caches outside stay
+	rm -rf bin .tools test/systems/oidc/node_modules

@@ -1,0 +1,594 @@
+// Package config reads staunch.yaml: defaults, a strict decode, and every check
+// that can be made without opening anything. Errors name file and line.
+//
+// A scalar tagged !env or !file takes its value from an environment variable or
+// a file, so that secrets need not stand in the configuration:
+//
+//	dsn: !env STAUNCH_PG_DSN
+//	token: !file secrets/vault.token
+//
+// Paths are relative to the folder of the configuration file.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/staunch-project/staunch"
+	"go.yaml.in/yaml/v4"
+)
+
+// Config is the whole of staunch.yaml. The zero value is not valid; Load fills
+// in defaults.
+type Config struct {
+	// V is the version of the file's shape: 1.
+	V int `yaml:"v" json:"v"`
+	// DataDir has the database, the key file and nothing else.
+	DataDir string `yaml:"data_dir" json:"data_dir,omitempty"`
+	// PostgresURL, when given, is used in place of SQLite.
+	PostgresURL staunch.Secret `yaml:"postgres_url" json:"postgres_url,omitempty"`
+	// KeyFile is the key that seals secrets; default DataDir/staunch.key.
+	KeyFile string `yaml:"key_file" json:"key_file,omitempty"`
+	// Listen is where the API listens; default 127.0.0.1:8422.
+	Listen string `yaml:"listen" json:"listen,omitempty"`
+	// TLS has the certificate and key; required when Listen is not loopback.
+	TLS *TLS `yaml:"tls" json:"tls,omitempty"`
+	// URL is how people and links reach this node.
+	URL string `yaml:"url" json:"url,omitempty"`
+	// Node names this process in leases and chains; default the host's name.
+	Node string `yaml:"node" json:"node,omitempty"`
+	// Mode is how far anything may go: shadow (default), recommend, enforce.
+	Mode staunch.Mode `yaml:"mode" json:"mode"`
+	// MetricsOpen serves /metrics without a token; only on loopback.
+	MetricsOpen bool `yaml:"metrics_open" json:"metrics_open,omitempty"`
+
+	Realms  []Realm  `yaml:"realms" json:"realms,omitempty"`
+	Sources []Source `yaml:"sources" json:"sources,omitempty"`
+	// Rules and Policies are files or folders; Identities is a file.
+	Rules      []string `yaml:"rules" json:"rules,omitempty"`
+	Policies   []string `yaml:"policies" json:"policies,omitempty"`
+	Identities string   `yaml:"identities" json:"identities,omitempty"`
+	// NoDefaultPolicy leaves the built-in policy out.
+	NoDefaultPolicy bool `yaml:"no_default_policy" json:"no_default_policy,omitempty"`
+	// Placeholders are values for Sigma's expand modifier.
+	Placeholders map[string][]string `yaml:"placeholders" json:"placeholders,omitempty"`
+	// Protected lists refs that no mutating call may ever touch.
+	Protected []string  `yaml:"protected" json:"protected,omitempty"`
+	Limits    Limits    `yaml:"limits" json:"limits,omitzero"`
+	Guard     Guard     `yaml:"guard" json:"guard,omitzero"`
+	Notify    []Channel `yaml:"notify" json:"notify,omitempty"`
+	Log       Log       `yaml:"log" json:"log,omitzero"`
+
+	path string
+}
+
+// TLS names the files of the API's certificate and key.
+type TLS struct {
+	Cert string `yaml:"cert" json:"cert"`
+	Key  string `yaml:"key" json:"key"`
+}
+
+// Log says how to log.
+type Log struct {
+	// Level is debug, info (default), warn or error; Format is text or json.
+	Level  string `yaml:"level" json:"level,omitempty"`
+	Format string `yaml:"format" json:"format,omitempty"`
+}
+
+// Realm is one configured instance of a platform.
+type Realm struct {
+	Name string `yaml:"name" json:"name"`
+	// Platform is the connector's name.
+	Platform string `yaml:"platform" json:"platform"`
+	// Mode is how far the connector may go; default that of the engine.
+	Mode *staunch.Mode `yaml:"mode" json:"mode,omitempty"`
+	// DryRun has the connector read and never write.
+	DryRun bool `yaml:"dry_run" json:"dry_run,omitempty"`
+	// RatePerSecond bounds calls; 0 gives 50.
+	RatePerSecond float64 `yaml:"rate_per_second" json:"rate_per_second,omitempty"`
+	// Connector is decoded by the connector.
+	Connector yaml.Node `yaml:"connector" json:"-"`
+
+	line int
+}
+
+// Source is a configured input.
+type Source struct {
+	Name string `yaml:"name" json:"name"`
+	// Format is a format's name; Mapping is the file for format generic.
+	Format  string `yaml:"format" json:"format"`
+	Mapping string `yaml:"mapping" json:"mapping,omitempty"`
+	Realm   string `yaml:"realm" json:"realm"`
+	// Ceiling is the highest tier that its signals can cause alone; default
+	// isolate.
+	Ceiling *staunch.Tier `yaml:"ceiling" json:"ceiling,omitempty"`
+	// Accuses lists further realms whose subjects it may accuse.
+	Accuses []string `yaml:"accuses" json:"accuses,omitempty"`
+	// Skew and Lateness bound the event time; defaults 5m and 1h.
+	Skew     staunch.Duration `yaml:"skew" json:"skew,omitempty"`
+	Lateness staunch.Duration `yaml:"lateness" json:"lateness,omitempty"`
+	// Tail follows files; without it the source is pushed to.
+	Tail *Tail `yaml:"tail" json:"tail,omitempty"`
+
+	line int
+}
+
+// Tail follows a file through rotation.
+type Tail struct {
+	Path string `yaml:"path" json:"path"`
+	// FromStart reads a file that was never seen from its beginning (default)
+	// rather than from its end.
+	FromStart *bool `yaml:"from_start" json:"from_start,omitempty"`
+}
+
+// Limits are the caps and bounds of what staunch may do by itself.
+type Limits struct {
+	// Concurrent automatic containments: in all, and per source, owner and
+	// environment. Defaults 50, 20, 10, 30.
+	Global      int `yaml:"global" json:"global,omitempty"`
+	Source      int `yaml:"source" json:"source,omitempty"`
+	Owner       int `yaml:"owner" json:"owner,omitempty"`
+	Environment int `yaml:"environment" json:"environment,omitempty"`
+	// Kept places are for manual and top-tier containments; default 5.
+	Kept *int `yaml:"kept" json:"kept,omitempty"`
+	// PerHour bounds new automatic containments an hour in all; default 100.
+	PerHour int `yaml:"per_hour" json:"per_hour,omitempty"`
+	// BreakerPerSource and BreakerPerRule open a breaker at so many automatic
+	// containments from one in BreakerWindow. Defaults 30, 30, 10m.
+	BreakerPerSource int              `yaml:"breaker_per_source" json:"breaker_per_source,omitempty"`
+	BreakerPerRule   int              `yaml:"breaker_per_rule" json:"breaker_per_rule,omitempty"`
+	BreakerWindow    staunch.Duration `yaml:"breaker_window" json:"breaker_window,omitempty"`
+}
+
+// Guard configures the fast plane.
+type Guard struct {
+	// FailMode is what stale state answers: deny (default) or allow.
+	FailMode string `yaml:"fail_mode" json:"fail_mode,omitempty"`
+	// StaleAfter is how old the state may be; default 10s.
+	StaleAfter staunch.Duration `yaml:"stale_after" json:"stale_after,omitempty"`
+	// Subjects say how an AuthZEN subject becomes refs.
+	Subjects []Subject `yaml:"subjects" json:"subjects,omitempty"`
+}
+
+// Subject maps AuthZEN subjects of one type to refs.
+type Subject struct {
+	// Type is the AuthZEN subject's type.
+	Type string `yaml:"type" json:"type"`
+	// From is "id" (default) or "properties.NAME".
+	From  string       `yaml:"from" json:"from,omitempty"`
+	Kind  staunch.Kind `yaml:"kind" json:"kind"`
+	Realm string       `yaml:"realm" json:"realm"`
+	// Scheme is the ref's scheme.
+	Scheme string `yaml:"scheme" json:"scheme"`
+	// Digest has the value replaced by its "sha256:" digest, for raw tokens.
+	Digest bool `yaml:"digest" json:"digest,omitempty"`
+}
+
+// Channel is somewhere to tell people.
+type Channel struct {
+	Name string `yaml:"name" json:"name"`
+	// Type is slack or webhook.
+	Type   string         `yaml:"type" json:"type"`
+	URL    staunch.Secret `yaml:"url" json:"url"`
+	Secret staunch.Secret `yaml:"secret" json:"secret,omitempty"`
+	// MinTier leaves out what is below it; default restrict.
+	MinTier *staunch.Tier `yaml:"min_tier" json:"min_tier,omitempty"`
+	// AllowHTTP permits http to hosts other than loopback.
+	AllowHTTP bool `yaml:"allow_http" json:"allow_http,omitempty"`
+}
+
+// Defaults.
+const (
+	DefaultListen   = "127.0.0.1:8422"
+	DefaultSkew     = 5 * time.Minute
+	DefaultLateness = time.Hour
+	DefaultStale    = 10 * time.Second
+	DefaultRate     = 50
+	// maxConfigBytes bounds a configuration file.
+	maxConfigBytes = 4 << 20
+)
+
+// Load reads, decodes and checks the file at path. All problems that can be
+// found are returned together.
+func Load(path string) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	defer func() { _ = f.Close() }() // read only
+	if st, err := f.Stat(); err == nil && st.Size() > maxConfigBytes {
+		return nil, &staunch.Problem{Place: path, Reason: fmt.Sprintf("is larger than %d bytes", maxConfigBytes)}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return Parse(data, path)
+}
+
+// Parse decodes and checks a configuration; path names it in errors and is what
+// relative paths are relative to.
+func Parse(data []byte, path string) (*Config, error) {
+	var root yaml.Node
+	if err := yaml.Load(data, &root); err != nil {
+		return nil, yamlProblem(path, err)
+	}
+	if err := resolveTags(&root, filepath.Dir(path), path); err != nil {
+		return nil, err
+	}
+	c := &Config{path: path}
+	if root.Kind != 0 {
+		if err := root.Load(c, yaml.WithKnownFields()); err != nil {
+			return nil, yamlProblem(path, err)
+		}
+	}
+	c.findLines(&root)
+	c.defaults()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// yamlProblem turns a YAML error into problems with file:line.
+func yamlProblem(path string, err error) error {
+	var le *yaml.LoadErrors
+	if errors.As(err, &le) {
+		var out []error
+		for _, e := range le.Errors {
+			out = append(out, &staunch.Problem{Place: fmt.Sprintf("%s:%d", path, e.Mark.Line), Reason: e.Message})
+		}
+		return errors.Join(out...)
+	}
+	return fmt.Errorf("%w: %s: %w", staunch.ErrInvalid, path, err)
+}
+
+// resolveTags replaces !env and !file scalars by what they name.
+func resolveTags(n *yaml.Node, dir, path string) error {
+	if n.Kind == yaml.ScalarNode && (n.Tag == "!env" || n.Tag == "!file") {
+		place := fmt.Sprintf("%s:%d", path, n.Line)
+		switch n.Tag {
+		case "!env":
+			v, ok := os.LookupEnv(n.Value)
+			if !ok {
+				return &staunch.Problem{Place: place, Reason: "environment variable " + n.Value + " is not set"}
+			}
+			n.Value = v
+		case "!file":
+			p := n.Value
+			if !filepath.IsAbs(p) {
+				p = filepath.Join(dir, p)
+			}
+			b, err := os.ReadFile(p)
+			if err != nil {
+				return &staunch.Problem{Place: place, Reason: "cannot read " + n.Value + ": " + errors.Unwrap(err).Error()}
+			}
+			if len(b) > 64<<10 {
+				return &staunch.Problem{Place: place, Reason: n.Value + " is larger than 64 KiB"}
+			}
+			n.Value = strings.TrimRight(string(b), "\r\n")
+		}
+		n.Tag, n.Style = "!!str", yaml.DoubleQuotedStyle
+	}
+	for _, c := range n.Content {
+		if err := resolveTags(c, dir, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findLines notes where realms and sources stand, for later errors.
+func (c *Config) findLines(root *yaml.Node) {
+	if len(root.Content) == 0 {
+		return
+	}
+	m := root.Content[0]
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		seq := m.Content[i+1]
+		for j, n := range seq.Content {
+			switch m.Content[i].Value {
+			case "realms":
+				if j < len(c.Realms) {
+					c.Realms[j].line = n.Line
+				}
+			case "sources":
+				if j < len(c.Sources) {
+					c.Sources[j].line = n.Line
+				}
+			}
+		}
+	}
+}
+
+func (c *Config) defaults() {
+	if c.V == 0 {
+		c.V = staunch.Version
+	}
+	if c.DataDir == "" {
+		c.DataDir = "data"
+	}
+	c.DataDir = c.Path(c.DataDir)
+	if c.KeyFile == "" {
+		c.KeyFile = filepath.Join(c.DataDir, "staunch.key")
+	} else {
+		c.KeyFile = c.Path(c.KeyFile)
+	}
+	if c.Listen == "" {
+		c.Listen = DefaultListen
+	}
+	if c.URL == "" {
+		scheme := "http://"
+		if c.TLS != nil {
+			scheme = "https://"
+		}
+		c.URL = scheme + c.Listen
+	}
+	if c.Node == "" {
+		if h, err := os.Hostname(); err == nil {
+			c.Node = sanitize(h)
+		}
+		if c.Node == "" {
+			c.Node = "node"
+		}
+	}
+	for i := range c.Realms {
+		if c.Realms[i].RatePerSecond == 0 {
+			c.Realms[i].RatePerSecond = DefaultRate
+		}
+	}
+	for i := range c.Sources {
+		s := &c.Sources[i]
+		if s.Skew == 0 {
+			s.Skew = staunch.Duration(DefaultSkew)
+		}
+		if s.Lateness == 0 {
+			s.Lateness = staunch.Duration(DefaultLateness)
+		}
+		if s.Ceiling == nil {
+			t := staunch.TierIsolate
+			s.Ceiling = &t
+		}
+		if s.Mapping != "" {
+			s.Mapping = c.Path(s.Mapping)
+		}
+		if s.Tail != nil {
+			s.Tail.Path = c.Path(s.Tail.Path)
+			if s.Tail.FromStart == nil {
+				yes := true
+				s.Tail.FromStart = &yes
+			}
+		}
+	}
+	for i := range c.Rules {
+		c.Rules[i] = c.Path(c.Rules[i])
+	}
+	for i := range c.Policies {
+		c.Policies[i] = c.Path(c.Policies[i])
+	}
+	if c.Identities != "" {
+		c.Identities = c.Path(c.Identities)
+	}
+	if c.TLS != nil {
+		c.TLS.Cert, c.TLS.Key = c.Path(c.TLS.Cert), c.Path(c.TLS.Key)
+	}
+	l := &c.Limits
+	set := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	set(&l.Global, 50)
+	set(&l.Source, 20)
+	set(&l.Owner, 10)
+	set(&l.Environment, 30)
+	set(&l.PerHour, 100)
+	set(&l.BreakerPerSource, 30)
+	set(&l.BreakerPerRule, 30)
+	if l.Kept == nil {
+		kept := 5
+		l.Kept = &kept
+	}
+	if l.BreakerWindow == 0 {
+		l.BreakerWindow = staunch.Duration(10 * time.Minute)
+	}
+	if c.Guard.FailMode == "" {
+		c.Guard.FailMode = "deny"
+	}
+	if c.Guard.StaleAfter == 0 {
+		c.Guard.StaleAfter = staunch.Duration(DefaultStale)
+	}
+	for i := range c.Guard.Subjects {
+		if c.Guard.Subjects[i].From == "" {
+			c.Guard.Subjects[i].From = "id"
+		}
+	}
+	for i := range c.Notify {
+		if c.Notify[i].MinTier == nil {
+			t := staunch.TierRestrict
+			c.Notify[i].MinTier = &t
+		}
+	}
+	if c.Log.Level == "" {
+		c.Log.Level = "info"
+	}
+	if c.Log.Format == "" {
+		c.Log.Format = "text"
+	}
+}
+
+func sanitize(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '.', r == '_':
+			return r
+		default:
+			return '-'
+		}
+	}, s)
+}
+
+// Path makes p absolute relative to the configuration's folder.
+func (c *Config) Path(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(filepath.Dir(c.path), p)
+}
+
+// File returns the path that the configuration was read from.
+func (c *Config) File() string { return c.path }
+
+func (c *Config) place(line int, field string) string {
+	if line > 0 {
+		return fmt.Sprintf("%s:%d: %s", c.path, line, field)
+	}
+	return c.path + ": " + field
+}
+
+func (c *Config) check() error {
+	var errs []error
+	bad := func(line int, field, format string, args ...any) {
+		errs = append(errs, &staunch.Problem{Place: c.place(line, field), Reason: fmt.Sprintf(format, args...)})
+	}
+	if c.V != staunch.Version {
+		bad(0, "v", "is %d; this release reads 1", c.V)
+	}
+	loopback := false
+	if host, _, err := net.SplitHostPort(c.Listen); err != nil {
+		bad(0, "listen", "%q is not host:port", c.Listen)
+	} else {
+		ip := net.ParseIP(host)
+		loopback = host == "localhost" || ip != nil && ip.IsLoopback()
+		if !loopback && c.TLS == nil {
+			bad(0, "listen", "%s is not loopback and there is no tls", c.Listen)
+		}
+		if c.MetricsOpen && !loopback {
+			bad(0, "metrics_open", "is for loopback only")
+		}
+	}
+	if u, err := url.Parse(c.URL); err != nil || u.Host == "" {
+		bad(0, "url", "%q is not a URL", c.URL)
+	}
+	realms := map[string]bool{}
+	for i, r := range c.Realms {
+		f := fmt.Sprintf("realms[%d]", i)
+		ref := staunch.Ref{Kind: staunch.KindAccount, Realm: r.Name, Scheme: "x", Value: "x"}
+		if err := ref.Validate(); err != nil {
+			bad(r.line, f+".name", "%q is not a realm's name (letters, digits and ._/-)", r.Name)
+		}
+		if realms[r.Name] {
+			bad(r.line, f+".name", "%q is configured twice", r.Name)
+		}
+		realms[r.Name] = true
+		if r.Platform == "" {
+			bad(r.line, f+".platform", "is missing")
+		}
+		if r.RatePerSecond < 0 {
+			bad(r.line, f+".rate_per_second", "must be above zero")
+		}
+	}
+	sources := map[string]bool{}
+	for i, s := range c.Sources {
+		f := fmt.Sprintf("sources[%d]", i)
+		ref := staunch.Ref{Kind: staunch.KindAccount, Realm: s.Name, Scheme: "x", Value: "x"}
+		if err := ref.Validate(); err != nil || strings.Contains(s.Name, "/") {
+			bad(s.line, f+".name", "%q is not a source's name (letters, digits and ._-)", s.Name)
+		}
+		if sources[s.Name] {
+			bad(s.line, f+".name", "%q is configured twice", s.Name)
+		}
+		sources[s.Name] = true
+		if s.Format == "" {
+			bad(s.line, f+".format", "is missing")
+		}
+		if s.Format == "generic" && s.Mapping == "" {
+			bad(s.line, f+".mapping", "is missing: format generic needs a mapping file")
+		}
+		if s.Format != "generic" && s.Mapping != "" {
+			bad(s.line, f+".mapping", "is for format generic only")
+		}
+		if s.Realm == "" {
+			bad(s.line, f+".realm", "is missing")
+		}
+		if s.Tail != nil && s.Tail.Path == "" {
+			bad(s.line, f+".tail.path", "is missing")
+		}
+		if s.Skew < 0 || s.Lateness < 0 {
+			bad(s.line, f, "skew and lateness must not be negative")
+		}
+	}
+	for i, p := range c.Protected {
+		if _, err := staunch.ParseRef(p); err != nil {
+			bad(0, fmt.Sprintf("protected[%d]", i), "%v", err)
+		}
+	}
+	if !slices.Contains([]string{"deny", "allow"}, c.Guard.FailMode) {
+		bad(0, "guard.fail_mode", "%q is not deny or allow", c.Guard.FailMode)
+	}
+	for i, s := range c.Guard.Subjects {
+		f := fmt.Sprintf("guard.subjects[%d]", i)
+		if s.Type == "" {
+			bad(0, f+".type", "is missing")
+		}
+		if s.From != "id" && !strings.HasPrefix(s.From, "properties.") {
+			bad(0, f+".from", "%q is not id or properties.NAME", s.From)
+		}
+		if err := (staunch.Ref{Kind: s.Kind, Realm: s.Realm, Scheme: s.Scheme, Value: "x"}).Validate(); err != nil {
+			bad(0, f, "%v", err)
+		}
+	}
+	channels := map[string]bool{}
+	for i, n := range c.Notify {
+		f := fmt.Sprintf("notify[%d]", i)
+		if n.Name == "" || channels[n.Name] {
+			bad(0, f+".name", "%q is missing or given twice", n.Name)
+		}
+		channels[n.Name] = true
+		if n.Type != "slack" && n.Type != "webhook" {
+			bad(0, f+".type", "%q is not slack or webhook", n.Type)
+		}
+		if n.URL.Empty() {
+			bad(0, f+".url", "is missing")
+		}
+		if n.Type == "webhook" && n.Secret.Empty() {
+			bad(0, f+".secret", "is missing: webhooks are signed")
+		}
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
+		bad(0, "log.level", "%q is not debug, info, warn or error", c.Log.Level)
+	}
+	if !slices.Contains([]string{"text", "json"}, c.Log.Format) {
+		bad(0, "log.format", "%q is not text or json", c.Log.Format)
+	}
+	return errors.Join(errs...)
+}
+
+// Decode decodes the realm's connector part strictly into v.
+func (c *Config) Decode(r Realm, v any) error {
+	if r.Connector.Kind == 0 {
+		return nil
+	}
+	n := r.Connector
+	if err := n.Load(v, yaml.WithKnownFields()); err != nil {
+		return yamlProblem(c.path, err)
+	}
+	return nil
+}
+
+// Source returns the source called name.
+func (c *Config) Source(name string) (Source, bool) {
+	for _, s := range c.Sources {
+		if s.Name == name {
+			return s, true
+		}
+	}
+	return Source{}, false
+}

@@ -1,0 +1,98 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/staunch-project/staunch"
+)
+
+func TestParseDefaults(t *testing.T) {
+	c, err := Parse([]byte("sources:\n  - {name: a, format: json, realm: x/y, tail: {path: log}}\n"), "/etc/staunch/staunch.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.Sources[0]
+	switch {
+	case c.Mode != staunch.ModeShadow:
+		t.Errorf("mode is %v, want shadow", c.Mode)
+	case c.Listen != DefaultListen:
+		t.Errorf("listen is %s", c.Listen)
+	case c.KeyFile != "/etc/staunch/data/staunch.key":
+		t.Errorf("key file is %s", c.KeyFile)
+	case s.Skew.Std() != 5*time.Minute || s.Lateness.Std() != time.Hour || *s.Ceiling != staunch.TierIsolate:
+		t.Errorf("source defaults are %+v", s)
+	case s.Tail.Path != "/etc/staunch/log" || !*s.Tail.FromStart:
+		t.Errorf("tail is %+v", s.Tail)
+	case *c.Limits.Kept != 5 || c.Limits.Global != 50:
+		t.Errorf("limits are %+v", c.Limits)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for name, tc := range map[string]struct{ in, want string }{
+		"unknown key":         {"v: 1\nlisten: 127.0.0.1:1\nlitsen: x\n", "c.yaml:3"},
+		"unknown nested key":  {"realms:\n  - name: a\n    platform: b\n    colour: c\n", "c.yaml:4"},
+		"duplicate key":       {"v: 1\nv: 1\n", "c.yaml"},
+		"not yaml":            {"a: [", "c.yaml"},
+		"version":             {"v: 2\n", "v: is 2"},
+		"wide without tls":    {"listen: 0.0.0.0:80\n", "not loopback"},
+		"metrics open wide":   {"listen: 0.0.0.0:80\ntls: {cert: a, key: b}\nmetrics_open: true\n", "loopback only"},
+		"realm twice":         {"realms: [{name: a, platform: p}, {name: a, platform: p}]\n", "configured twice"},
+		"realm name":          {"realms:\n\n  - {name: 'a b', platform: p}\n", "c.yaml:3"},
+		"source without form": {"sources: [{name: a, realm: r}]\n", "format: is missing"},
+		"generic no mapping":  {"sources: [{name: a, realm: r, format: generic}]\n", "needs a mapping"},
+		"source slash":        {"sources: [{name: a/b, realm: r, format: json}]\n", "not a source's name"},
+		"tier":                {"sources: [{name: a, realm: r, format: json, ceiling: total}]\n", "not a tier"},
+		"duration":            {"sources: [{name: a, realm: r, format: json, skew: 5}]\n", "not a duration"},
+		"protected":           {"protected: [nobody]\n", "protected[0]"},
+		"fail mode":           {"guard: {fail_mode: shrug}\n", "fail_mode"},
+		"unsigned webhook":    {"notify: [{name: a, type: webhook, url: 'https://x'}]\n", "signed"},
+		"environment":         {"postgres_url: !env STAUNCH_TEST_NOT_SET\n", "c.yaml:1"},
+		"file":                {"v: 1\npostgres_url: !file nowhere\n", "c.yaml:2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse([]byte(tc.in), "c.yaml")
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("error is %v, want it to have %q", err, tc.want)
+			}
+			if !errors.Is(err, staunch.ErrInvalid) {
+				t.Errorf("error is not ErrInvalid")
+			}
+		})
+	}
+}
+
+func TestSecretsComeFromOutside(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "dsn"), []byte("postgres://from-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("STAUNCH_TEST_TOKEN", "from env: #1")
+	c, err := Parse([]byte("postgres_url: !file dsn\nrealms:\n  - name: r\n    platform: p\n    connector: {token: !env STAUNCH_TEST_TOKEN}\n"), filepath.Join(dir, "c.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.PostgresURL.Reveal(); got != "postgres://from-file" {
+		t.Errorf("the file gave %q", got)
+	}
+	var conn struct {
+		Token staunch.Secret `yaml:"token"`
+	}
+	if err := c.Decode(c.Realms[0], &conn); err != nil {
+		t.Fatal(err)
+	}
+	if got := conn.Token.Reveal(); got != "from env: #1" {
+		t.Errorf("the environment gave %q", got)
+	}
+	var other struct {
+		Else string `yaml:"else"`
+	}
+	if err := c.Decode(c.Realms[0], &other); err == nil || !strings.Contains(err.Error(), "c.yaml:5") {
+		t.Errorf("an unknown connector key gave %v, want its line", err)
+	}
+}
