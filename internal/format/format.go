@@ -98,6 +98,12 @@ type PushVerifier interface {
 	Challenge(w http.ResponseWriter, r *http.Request) (handled bool)
 }
 
+// Finder is a format whose records may be findings of an outside detector.
+type Finder interface {
+	// Finds reports cheaply whether Map would return findings for the record.
+	Finds(doc *jsondoc.Doc) bool
+}
+
 // Streamer is a format whose records do not come as JSON values or lines of
 // them; it splits the byte stream itself.
 type Streamer interface {
