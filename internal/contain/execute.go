@@ -371,7 +371,7 @@ func (e *Engine) turn(ctx context.Context, c Case, kind ActionKind) error {
 		from, event := con.Phase, ""
 		switch kind {
 		case DoWindow, DoHold:
-			if con.EffectAt == 0 {
+			if con.EffectAt == 0 && effective(c) {
 				con.EffectAt = now
 				event = "contained"
 			}
@@ -424,6 +424,17 @@ func (e *Engine) turn(ctx context.Context, c Case, kind ActionKind) error {
 			"expires": con.Expires, "release": con.Release, "trouble": con.Trouble,
 		})
 	})
+}
+
+// effective reports whether anything of the case is in force: a proven or shared
+// step, or a guard hold.
+func effective(c Case) bool {
+	for _, s := range c.Steps {
+		if s.State == staunch.StepProven || s.State == staunch.StepShared {
+			return true
+		}
+	}
+	return slices.ContainsFunc(c.Holds, func(h staunch.Hold) bool { return h.Plane == staunch.PlaneGuard && h.Active() })
 }
 
 // guardRefs returns what the case's guard holds are on, its subject first.
@@ -551,9 +562,7 @@ func (e *Engine) undo(ctx context.Context, c Case, s staunch.Step) error {
 		}
 	}
 	var kept string
-	var last staunch.Step
 	for _, m := range makers {
-		last = m
 		if m.Intent.Reversibility == staunch.Irreversible {
 			kept = "it cannot be undone: " + m.Intent.Undo
 			continue
@@ -611,7 +620,6 @@ func (e *Engine) undo(ctx context.Context, c Case, s staunch.Step) error {
 		if kept != "" && con.Release != nil {
 			con.Release.Kept = append(con.Release.Kept, s.Target.String()+": "+kept)
 		}
-		_ = last
 		return record(tx, staunch.RecordRevert, "engine", con.ID, now, map[string]any{
 			"step": s.ID, "target": s.Target.String(), "state": s.State, "after": s.After, "note": s.Note,
 		})

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
 	"sync"
 
 	"github.com/staunch-project/staunch"
@@ -102,8 +101,8 @@ func (e *Engine) draft(ctx context.Context, c Case) (Draft, error) {
 	if err != nil {
 		return Draft{}, fmt.Errorf("reading what is known of %s: %w", con.Subject, err)
 	}
-	// One request a root and realm; derived subjects go with the first root of
-	// their realm, or become a request of their own.
+	// One request a root, which is told what came from it, and one a derived
+	// subject, since a connector need not act on what it is only told of.
 	type request struct {
 		realm string
 		req   connector.ExpandRequest
@@ -113,25 +112,18 @@ func (e *Engine) draft(ctx context.Context, c Case) (Draft, error) {
 	for _, ref := range d.Derived {
 		derived[ref.Realm] = append(derived[ref.Realm], ref)
 	}
-	for _, root := range d.Roots {
-		if root.Realm == "" {
-			continue
+	ask := func(ref staunch.Ref, names, derived []staunch.Ref) {
+		if ref.Realm != "" {
+			reqs = append(reqs, request{ref.Realm, connector.ExpandRequest{
+				Subject: ref, Names: names, Derived: derived, Since: con.Since, Tier: stage.Tier, Verbs: stage.Verbs,
+			}})
 		}
-		reqs = append(reqs, request{root.Realm, connector.ExpandRequest{
-			Subject: root, Names: names[root], Derived: derived[root.Realm], Since: con.Since, Tier: stage.Tier, Verbs: stage.Verbs,
-		}})
-		delete(derived, root.Realm)
 	}
-	realms := make([]string, 0, len(derived))
-	for realm := range derived {
-		realms = append(realms, realm)
+	for _, root := range d.Roots {
+		ask(root, names[root], derived[root.Realm])
 	}
-	sort.Strings(realms)
-	for _, realm := range realms {
-		refs := derived[realm]
-		reqs = append(reqs, request{realm, connector.ExpandRequest{
-			Subject: refs[0], Names: []staunch.Ref{refs[0]}, Derived: refs[1:], Since: con.Since, Tier: stage.Tier, Verbs: stage.Verbs,
-		}})
+	for _, ref := range d.Derived {
+		ask(ref, []staunch.Ref{ref}, nil)
 	}
 	seen := map[string]bool{}
 	for i := 0; i < len(reqs); i++ {
@@ -151,9 +143,7 @@ func (e *Engine) draft(ctx context.Context, c Case) (Draft, error) {
 				w.Kind.Width() > rq.req.Subject.Kind.Width() && w.Realm == rq.realm &&
 				!slices.ContainsFunc(reqs, func(x request) bool { return x.req.Subject == w }) {
 				g.Reason += "; widened to " + w.String()
-				reqs = append(reqs, request{rq.realm, connector.ExpandRequest{
-					Subject: w, Names: []staunch.Ref{w}, Since: con.Since, Tier: stage.Tier, Verbs: stage.Verbs,
-				}})
+				ask(w, []staunch.Ref{w}, nil)
 			}
 			d.Gaps = append(d.Gaps, g)
 		}
@@ -285,7 +275,6 @@ func (e *Engine) readAll(ctx context.Context, d *Draft) error {
 // plan makes the stage's plan durable (T2), or a child plan where the stage has
 // one already.
 func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
-	con := c.Containment
 	d, err := e.draft(ctx, c)
 	if err != nil {
 		if staunch.ClassOf(err) == staunch.ClassTransient {
@@ -363,7 +352,6 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 	for _, id := range started {
 		j.fresh[id] = true
 	}
-	_ = con
 	return nil
 }
 
