@@ -59,9 +59,13 @@ type Config struct {
 	NoDefaultPolicy bool `yaml:"no_default_policy" json:"no_default_policy,omitempty"`
 	// Placeholders are values for Sigma's expand modifier.
 	Placeholders map[string][]string `yaml:"placeholders" json:"placeholders,omitempty"`
-	// Protected lists refs that no mutating call may ever touch.
-	Protected []string  `yaml:"protected" json:"protected,omitempty"`
-	Limits    Limits    `yaml:"limits" json:"limits,omitzero"`
+	// Protected lists refs, with * for any run of characters, that no mutating
+	// call may ever touch.
+	Protected []string `yaml:"protected" json:"protected,omitempty"`
+	// Limits are the guardrails' caps and breakers; they decode them.
+	Limits yaml.Node `yaml:"limits" json:"-"`
+	// Suspicion has the constants of suspicion.
+	Suspicion Suspicion `yaml:"suspicion" json:"suspicion,omitzero"`
 	Guard     Guard     `yaml:"guard" json:"guard,omitzero"`
 	Notify    []Channel `yaml:"notify" json:"notify,omitempty"`
 	Log       Log       `yaml:"log" json:"log,omitzero"`
@@ -128,23 +132,13 @@ type Tail struct {
 	FromStart *bool `yaml:"from_start" json:"from_start,omitempty"`
 }
 
-// Limits are the caps and bounds of what staunch may do by itself.
-type Limits struct {
-	// Concurrent automatic containments: in all, and per source, owner and
-	// environment. Defaults 50, 20, 10, 30.
-	Global      int `yaml:"global" json:"global,omitempty"`
-	Source      int `yaml:"source" json:"source,omitempty"`
-	Owner       int `yaml:"owner" json:"owner,omitempty"`
-	Environment int `yaml:"environment" json:"environment,omitempty"`
-	// Kept places are for manual and top-tier containments; default 5.
-	Kept *int `yaml:"kept" json:"kept,omitempty"`
-	// PerHour bounds new automatic containments an hour in all; default 100.
-	PerHour int `yaml:"per_hour" json:"per_hour,omitempty"`
-	// BreakerPerSource and BreakerPerRule open a breaker at so many automatic
-	// containments from one in BreakerWindow. Defaults 30, 30, 10m.
-	BreakerPerSource int              `yaml:"breaker_per_source" json:"breaker_per_source,omitempty"`
-	BreakerPerRule   int              `yaml:"breaker_per_rule" json:"breaker_per_rule,omitempty"`
-	BreakerWindow    staunch.Duration `yaml:"breaker_window" json:"breaker_window,omitempty"`
+// Suspicion has the constants that turn signals into a confidence; package
+// decide documents them. Zero takes the default.
+type Suspicion struct {
+	// HalfLife is how long a signal takes to lose half its weight; default 24h.
+	HalfLife staunch.Duration `yaml:"half_life" json:"half_life,omitempty"`
+	// RollUp is what is left of a weight after each membership; default 0.9.
+	RollUp float64 `yaml:"roll_up" json:"roll_up,omitempty"`
 }
 
 // Guard configures the fast plane.
@@ -379,26 +373,6 @@ func (c *Config) defaults() {
 	if c.TLS != nil {
 		c.TLS.Cert, c.TLS.Key = c.Path(c.TLS.Cert), c.Path(c.TLS.Key)
 	}
-	l := &c.Limits
-	set := func(p *int, v int) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	set(&l.Global, 50)
-	set(&l.Source, 20)
-	set(&l.Owner, 10)
-	set(&l.Environment, 30)
-	set(&l.PerHour, 100)
-	set(&l.BreakerPerSource, 30)
-	set(&l.BreakerPerRule, 30)
-	if l.Kept == nil {
-		kept := 5
-		l.Kept = &kept
-	}
-	if l.BreakerWindow == 0 {
-		l.BreakerWindow = staunch.Duration(10 * time.Minute)
-	}
 	if c.Guard.FailMode == "" {
 		c.Guard.FailMode = "deny"
 	}
@@ -525,11 +499,6 @@ func (c *Config) check() error {
 			bad(s.line, f, "skew and lateness must not be negative")
 		}
 	}
-	for i, p := range c.Protected {
-		if _, err := staunch.ParseRef(p); err != nil {
-			bad(0, fmt.Sprintf("protected[%d]", i), "%v", err)
-		}
-	}
 	if !slices.Contains([]string{"deny", "allow"}, c.Guard.FailMode) {
 		bad(0, "guard.fail_mode", "%q is not deny or allow", c.Guard.FailMode)
 	}
@@ -571,17 +540,23 @@ func (c *Config) check() error {
 	return errors.Join(errs...)
 }
 
-// Decode decodes the realm's connector part strictly into v.
-func (c *Config) Decode(r Realm, v any) error {
-	if r.Connector.Kind == 0 {
+// Decode decodes a part of the configuration, such as a realm's connector,
+// strictly into v; errors name file and line.
+func (c *Config) Decode(n yaml.Node, v any) error {
+	if n.Kind == 0 {
 		return nil
 	}
-	n := r.Connector
 	if err := n.Load(v, yaml.WithKnownFields()); err != nil {
 		return yamlProblem(c.path, err)
 	}
 	return nil
 }
+
+// PlaceOf names a realm's place in the file, for errors found later.
+func (c *Config) PlaceOf(r Realm) string { return c.place(r.line, "realm "+r.Name) }
+
+// PlaceOfSource names a source's place in the file, for errors found later.
+func (c *Config) PlaceOfSource(s Source) string { return c.place(s.line, "source "+s.Name) }
 
 // Source returns the source called name.
 func (c *Config) Source(name string) (Source, bool) {

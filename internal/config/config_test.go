@@ -28,8 +28,6 @@ func TestParseDefaults(t *testing.T) {
 		t.Errorf("source defaults are %+v", s)
 	case s.Tail.Path != "/etc/staunch/log" || !*s.Tail.FromStart:
 		t.Errorf("tail is %+v", s.Tail)
-	case *c.Limits.Kept != 5 || c.Limits.Global != 50:
-		t.Errorf("limits are %+v", c.Limits)
 	}
 }
 
@@ -49,7 +47,6 @@ func TestParseRefuses(t *testing.T) {
 		"source slash":        {"sources: [{name: a/b, realm: r, format: json}]\n", "not a source's name"},
 		"tier":                {"sources: [{name: a, realm: r, format: json, ceiling: total}]\n", "not a tier"},
 		"duration":            {"sources: [{name: a, realm: r, format: json, skew: 5}]\n", "not a duration"},
-		"protected":           {"protected: [nobody]\n", "protected[0]"},
 		"fail mode":           {"guard: {fail_mode: shrug}\n", "fail_mode"},
 		"unsigned webhook":    {"notify: [{name: a, type: webhook, url: 'https://x'}]\n", "signed"},
 		"environment":         {"postgres_url: !env STAUNCH_TEST_NOT_SET\n", "c.yaml:1"},
@@ -83,7 +80,7 @@ func TestSecretsComeFromOutside(t *testing.T) {
 	var conn struct {
 		Token staunch.Secret `yaml:"token"`
 	}
-	if err := c.Decode(c.Realms[0], &conn); err != nil {
+	if err := c.Decode(c.Realms[0].Connector, &conn); err != nil {
 		t.Fatal(err)
 	}
 	if got := conn.Token.Reveal(); got != "from env: #1" {
@@ -92,7 +89,7 @@ func TestSecretsComeFromOutside(t *testing.T) {
 	var other struct {
 		Else string `yaml:"else"`
 	}
-	if err := c.Decode(c.Realms[0], &other); err == nil || !strings.Contains(err.Error(), "c.yaml:5") {
+	if err := c.Decode(c.Realms[0].Connector, &other); err == nil || !strings.Contains(err.Error(), "c.yaml:5") {
 		t.Errorf("an unknown connector key gave %v, want its line", err)
 	}
 }

@@ -1,0 +1,403 @@
+package decide
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/staunch-project/staunch"
+)
+
+// Params are the constants of suspicion. A zero field takes its default.
+type Params struct {
+	// HalfLife is how long a signal takes to lose half its weight (24h).
+	HalfLife time.Duration
+	// RollUp is what is left of a weight after each membership (0.9).
+	RollUp float64
+	// Repeat is how much of the remaining doubt repeats of one rule can take
+	// away at most (0.1).
+	Repeat float64
+	// Meaningful is the confidence from which a source's part counts for the
+	// ceiling, and a session as accused (0.2).
+	Meaningful float64
+	// Reasons bounds the contributions that are kept (32).
+	Reasons int
+	// Signals bounds the signals that are weighed, the newest kept (2,000).
+	Signals int
+}
+
+// horizon is how many half-lives a signal counts: after ten it weighs less than
+// a thousandth.
+const horizon = 10
+
+// maxList bounds the lists of a view.
+const maxList = 64
+
+func (p Params) withDefaults() Params {
+	if p.HalfLife <= 0 {
+		p.HalfLife = 24 * time.Hour
+	}
+	def := func(v *float64, d float64) {
+		if !(*v > 0 && *v <= 1) { // NaN included
+			*v = d
+		}
+	}
+	def(&p.RollUp, 0.9)
+	def(&p.Repeat, 0.1)
+	def(&p.Meaningful, 0.2)
+	if p.Reasons <= 0 {
+		p.Reasons = 32
+	}
+	if p.Signals <= 0 {
+		p.Signals = 2000
+	}
+	return p
+}
+
+// Horizon returns the age from which a signal counts nothing: what has to be
+// read from the store begins that long before the latest event.
+func (p Params) Horizon() time.Duration { return horizon * p.withDefaults().HalfLife }
+
+// Evidence is a signal with its place below the subject.
+type Evidence struct {
+	Signal staunch.Signal
+	// Hops is how many memberships lie between what the signal accuses and the
+	// subject; 0 when it accuses the subject itself.
+	Hops int
+	// Entity is the first name of what it accuses, the same for all its names;
+	// zero stands for the accused ref.
+	Entity staunch.Ref
+}
+
+// View is what one set of signals amounts to.
+type View struct {
+	Confidence float64      `json:"confidence"`
+	Ceiling    staunch.Tier `json:"ceiling"`
+	AsOf       staunch.Time `json:"as_of"`
+	// Count is how many signals were weighed.
+	Count int `json:"count"`
+	// Sessions is how many distinct sessions are meaningfully accused.
+	Sessions int `json:"sessions"`
+	// Rules, Sources and Techniques are sorted and without repeats, at most 64
+	// of each.
+	Rules      []string `json:"rules,omitempty"`
+	Sources    []string `json:"sources,omitempty"`
+	Techniques []string `json:"techniques,omitempty"`
+	// Signal describes the latest signal by (event time, id).
+	Signal SignalFacts `json:"signal"`
+}
+
+// SignalFacts is what policy sees of a signal.
+type SignalFacts struct {
+	ID         string   `json:"id" cel:"id"`
+	Rule       string   `json:"rule" cel:"rule"`
+	Source     string   `json:"source" cel:"source"`
+	Realm      string   `json:"realm" cel:"realm"`
+	Confidence float64  `json:"confidence" cel:"confidence"`
+	Techniques []string `json:"techniques,omitempty" cel:"techniques"`
+	Mode       string   `json:"mode" cel:"mode"`
+	Standing   string   `json:"standing" cel:"standing"`
+}
+
+// Views are the four nested sets; see the package comment.
+type Views struct {
+	Enforce   View `json:"enforce"`
+	Inform    View `json:"inform"`
+	Recommend View `json:"recommend"`
+	Shadow    View `json:"shadow"`
+}
+
+// Assessment is all that suspicion says of a subject.
+type Assessment struct {
+	Subject staunch.Ref `json:"subject"`
+	// Enforce is the suspicion that may contain; Would is what it would be if
+	// every rule enforced and every event had come in time.
+	Enforce staunch.Suspicion `json:"enforce"`
+	Would   staunch.Suspicion `json:"would"`
+	Views   Views             `json:"views"`
+	// Signals has the ids of all signals weighed in Would, sorted.
+	Signals []string `json:"signals,omitempty"`
+}
+
+// Assess weighs the evidence against a subject. The answer depends on the set
+// of signals alone, not on their order or on how often each is given.
+func (p Params) Assess(subject staunch.Ref, evidence []Evidence) Assessment {
+	p = p.withDefaults()
+	all := p.distinct(evidence)
+	a := Assessment{Subject: subject}
+	enforcing := func(e Evidence) bool { return e.Signal.Mode == staunch.ModeEnforce && e.Signal.Standing.MayEnforce() }
+	a.Enforce, a.Views.Enforce, _ = p.view(subject, all, enforcing)
+	_, a.Views.Inform, _ = p.view(subject, all, func(e Evidence) bool { return e.Signal.Mode == staunch.ModeEnforce })
+	_, a.Views.Recommend, _ = p.view(subject, all, func(e Evidence) bool { return e.Signal.Mode >= staunch.ModeRecommend })
+	var weighed []weighed
+	a.Would, a.Views.Shadow, weighed = p.view(subject, all, func(Evidence) bool { return true })
+	for _, w := range weighed {
+		a.Signals = append(a.Signals, w.Signal.ID)
+	}
+	slices.Sort(a.Signals)
+	return a
+}
+
+// distinct keeps each signal once, at its fewest hops, and the newest when
+// there are too many.
+func (p Params) distinct(evidence []Evidence) []Evidence {
+	at := make(map[string]int, len(evidence))
+	out := make([]Evidence, 0, len(evidence))
+	for _, e := range evidence {
+		if i, ok := at[e.Signal.ID]; ok {
+			if e.Hops < out[i].Hops {
+				out[i] = e
+			}
+			continue
+		}
+		at[e.Signal.ID] = len(out)
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b Evidence) int {
+		return cmp.Or(cmp.Compare(b.Signal.Time, a.Signal.Time), cmp.Compare(b.Signal.ID, a.Signal.ID))
+	})
+	if len(out) > p.Signals {
+		out = out[:p.Signals]
+	}
+	return out
+}
+
+// weighed is a signal with its weight and what made it so.
+type weighed struct {
+	Evidence
+	weight float64
+	decay  float64
+	repeat bool // a further signal of its rule
+}
+
+// view weighs the signals that keep lets through. all is newest first.
+func (p Params) view(subject staunch.Ref, all []Evidence, keep func(Evidence) bool) (staunch.Suspicion, View, []weighed) {
+	var in []Evidence
+	for _, e := range all {
+		if keep(e) {
+			in = append(in, e)
+		}
+	}
+	asOf := asOf(in)
+	sus := staunch.Suspicion{Subject: subject, AsOf: asOf}
+	v := View{AsOf: asOf}
+	ws := p.weigh(in, asOf)
+	if len(ws) == 0 {
+		return sus, v, nil
+	}
+	v.Confidence = p.combine(ws)
+	v.Ceiling = p.ceiling(ws)
+	v.Count = len(ws)
+	v.Sessions = accusedSessions(ws, p.Meaningful)
+	latest := ws[0].Signal
+	for _, w := range ws {
+		v.Rules = append(v.Rules, w.Signal.Rule)
+		v.Sources = append(v.Sources, w.Signal.Source)
+		v.Techniques = append(v.Techniques, techniques(w.Signal)...)
+		if cmp.Or(cmp.Compare(w.Signal.Time, latest.Time), cmp.Compare(w.Signal.ID, latest.ID)) > 0 {
+			latest = w.Signal
+		}
+	}
+	v.Rules, v.Sources, v.Techniques = set(v.Rules), set(v.Sources), set(v.Techniques)
+	v.Signal = SignalFacts{
+		ID: latest.ID, Rule: latest.Rule, Source: latest.Source, Realm: latest.Realm, Confidence: clamp(latest.Confidence),
+		Techniques: set(techniques(latest)), Mode: latest.Mode.String(), Standing: string(latest.Standing),
+	}
+	sus.Confidence, sus.Ceiling, sus.Reasons = v.Confidence, v.Ceiling, p.reasons(ws)
+	return sus, v, ws
+}
+
+// asOf is the latest event time among signals whose time can be believed;
+// where there is none, the latest there is. A record from the future must not
+// be able to age the others.
+func asOf(in []Evidence) staunch.Time {
+	var best [3]staunch.Time
+	for _, e := range in {
+		i, t := 2, e.Signal.Time
+		switch e.Signal.Standing {
+		case staunch.StandingCurrent:
+			i = 0
+		case staunch.StandingLate:
+			i = 1
+		case staunch.StandingUndated:
+			t = e.Signal.Learned
+		}
+		best[i] = max(best[i], t)
+	}
+	return cmp.Or(best[0], best[1], best[2])
+}
+
+// weigh returns the signals with their weights, the weightiest first and by id
+// among equals, so that sums and products do not depend on the order given.
+func (p Params) weigh(in []Evidence, asOf staunch.Time) []weighed {
+	ws := make([]weighed, 0, len(in))
+	for _, e := range in {
+		w := weighed{Evidence: e, decay: 1}
+		// The age of an event without a time is not known; it only informs.
+		if e.Signal.Standing != staunch.StandingUndated && e.Signal.Time < asOf {
+			age := asOf.Sub(e.Signal.Time)
+			if age > horizon*p.HalfLife {
+				continue
+			}
+			w.decay = math.Exp2(-float64(age) / float64(p.HalfLife))
+		}
+		w.weight = clamp(e.Signal.Confidence) * w.decay * math.Pow(p.RollUp, float64(max(e.Hops, 0)))
+		if w.weight > 0 {
+			ws = append(ws, w)
+		}
+	}
+	slices.SortFunc(ws, func(a, b weighed) int {
+		return cmp.Or(cmp.Compare(b.weight, a.weight), cmp.Compare(a.Signal.ID, b.Signal.ID))
+	})
+	rules := make(map[string]bool, len(ws))
+	for i := range ws {
+		ws[i].repeat = rules[ws[i].Signal.Rule]
+		rules[ws[i].Signal.Rule] = true
+	}
+	return ws
+}
+
+// combine returns the confidence that signals in order of weight make.
+func (p Params) combine(ws []weighed) float64 {
+	type group struct{ first, rest float64 } // what doubt they leave
+	groups := make(map[string]*group, len(ws))
+	var order []*group
+	for _, w := range ws {
+		g, ok := groups[w.Signal.Rule]
+		if !ok {
+			g = &group{first: 1 - w.weight, rest: 1}
+			groups[w.Signal.Rule] = g
+			order = append(order, g)
+			continue
+		}
+		g.rest *= 1 - w.weight
+	}
+	doubt := 1.0
+	for _, g := range order {
+		doubt *= g.first * (1 - p.Repeat*(1-g.rest))
+	}
+	// Rounded, so that 0.2 twice over is 0.36 and thresholds mean what they say.
+	return math.Round(clamp(1-doubt)*1e9) / 1e9
+}
+
+// ceiling returns the highest tier that the sources allow together.
+func (p Params) ceiling(ws []weighed) staunch.Tier {
+	type source struct {
+		ws     []weighed
+		latest staunch.Signal
+	}
+	by := map[string]*source{}
+	for _, w := range ws {
+		s, ok := by[w.Signal.Source]
+		if !ok {
+			s = &source{latest: w.Signal}
+			by[w.Signal.Source] = s
+		}
+		s.ws = append(s.ws, w)
+		// A source's trust may have been changed: its latest signal has it.
+		if cmp.Or(cmp.Compare(w.Signal.Time, s.latest.Time), cmp.Compare(w.Signal.ID, s.latest.ID)) > 0 {
+			s.latest = w.Signal
+		}
+	}
+	var highest, meaningful staunch.Tier
+	n := 0
+	for _, s := range by {
+		highest = max(highest, s.latest.Ceiling)
+		if p.combine(s.ws) >= p.Meaningful {
+			n++
+			meaningful = max(meaningful, s.latest.Ceiling)
+		}
+	}
+	switch {
+	case n == 0:
+		return min(highest, staunch.TierRestrict)
+	case n >= 2:
+		return min(meaningful+1, staunch.TierRevoke)
+	default:
+		return min(meaningful, staunch.TierRevoke)
+	}
+}
+
+// reasons says what each signal weighed and why.
+func (p Params) reasons(ws []weighed) []staunch.Contribution {
+	out := make([]staunch.Contribution, 0, min(len(ws), p.Reasons))
+	for _, w := range ws {
+		c := staunch.Contribution{Signal: w.Signal.ID, Rule: w.Signal.Rule, Source: w.Signal.Source, Weight: w.weight}
+		var why []string
+		if w.Signal.Mode != staunch.ModeEnforce {
+			why = append(why, "the rule is in mode "+w.Signal.Mode.String())
+		}
+		if !w.Signal.Standing.MayEnforce() {
+			why = append(why, "the event is "+string(w.Signal.Standing)+" and may only inform")
+		}
+		if w.decay < 0.995 {
+			why = append(why, fmt.Sprintf("decayed to %.0f%%", 100*w.decay))
+		}
+		if w.Hops > 0 {
+			why = append(why, fmt.Sprintf("accuses %s, %d below", w.Signal.Accused.Kind, w.Hops))
+		}
+		if w.repeat {
+			c.Weight *= p.Repeat
+			why = append(why, "repeats its rule")
+		}
+		c.Why = strings.Join(why, "; ")
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b staunch.Contribution) int {
+		return cmp.Or(cmp.Compare(b.Weight, a.Weight), cmp.Compare(a.Signal, b.Signal))
+	})
+	return out[:min(len(out), p.Reasons)]
+}
+
+// accusedSessions counts the distinct sessions that a signal of at least the
+// meaningful weight accuses.
+func accusedSessions(ws []weighed, meaningful float64) int {
+	seen := map[staunch.Ref]bool{}
+	for _, w := range ws {
+		if w.Signal.Accused.Kind != staunch.KindSession || w.weight < meaningful {
+			continue
+		}
+		e := w.Entity
+		if e.IsZero() {
+			e = w.Signal.Accused
+		}
+		seen[e] = true
+	}
+	return len(seen)
+}
+
+// techniques returns a signal's techniques as ATT&CK writes them, each
+// sub-technique with its technique.
+func techniques(s staunch.Signal) []string {
+	var out []string
+	for _, t := range s.Techniques {
+		t = technique(t)
+		out = append(out, t)
+		if parent, _, ok := strings.Cut(t, "."); ok {
+			out = append(out, parent)
+		}
+	}
+	return out
+}
+
+// technique turns "attack.t1078.004" into "T1078.004".
+func technique(s string) string {
+	return strings.TrimPrefix(strings.ToUpper(s), "ATTACK.")
+}
+
+func set(s []string) []string {
+	slices.Sort(s)
+	s = slices.Compact(s)
+	return s[:min(len(s), maxList)]
+}
+
+// clamp keeps v in [0,1]; what is not a number is 0.
+func clamp(v float64) float64 {
+	if !(v > 0) {
+		return 0
+	}
+	return min(v, 1)
+}

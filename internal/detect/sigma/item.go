@@ -1,0 +1,564 @@
+package sigma
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"regexp"
+	"regexp/syntax"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/staunch-project/staunch/internal/format/jsondoc"
+)
+
+// modifiers are a field's modifiers, read and checked for sense together.
+type modifiers struct {
+	names   []string // as written
+	chain   []string // those that change patterns, in their order
+	all     bool
+	neq     bool
+	cased   bool
+	exists  bool
+	re      bool
+	flags   string // of re
+	cidr    bool
+	expand  bool
+	ref     bool
+	compare bool
+	cmp     cmpOp
+	timed   bool
+	part    timePart
+	match   predKind // of ref: predEq, predPrefix, predSuffix or predContains
+}
+
+var compareOps = map[string]cmpOp{"lt": cmpLt, "lte": cmpLte, "gt": cmpGt, "gte": cmpGte}
+
+var timeParts = map[string]timePart{"minute": partMinute, "hour": partHour, "day": partDay, "week": partWeek, "month": partMonth, "year": partYear}
+
+func parseModifiers(names []string, keyword bool) (modifiers, error) {
+	m := modifiers{names: names}
+	seen := map[string]bool{}
+	has := func(list ...string) string {
+		for _, n := range list {
+			if seen[n] {
+				return n
+			}
+		}
+		return ""
+	}
+	for _, n := range names {
+		if seen[n] {
+			return m, fmt.Errorf("the modifier %s stands twice", n)
+		}
+		seen[n] = true
+		switch n {
+		case "all":
+			m.all = true
+		case "neq":
+			m.neq = true
+		case "cased":
+			m.cased = true
+		case "contains", "startswith", "endswith", "windash":
+			m.chain = append(m.chain, n)
+		case "wide", "utf16le":
+			m.chain = append(m.chain, "utf16le")
+		case "utf16", "utf16be", "base64", "base64offset":
+			m.chain = append(m.chain, n)
+		case "exists":
+			m.exists = true
+		case "re":
+			m.re = true
+		case "i", "m", "s":
+			if !m.re {
+				return m, fmt.Errorf("the modifier %s is a flag of re and stands behind it", n)
+			}
+			m.flags += n
+		case "cidr":
+			m.cidr = true
+		case "expand":
+			m.expand = true
+		case "fieldref":
+			m.ref = true
+		case "lt", "lte", "gt", "gte":
+			if m.compare {
+				return m, fmt.Errorf("two comparisons in one item")
+			}
+			m.compare, m.cmp = true, compareOps[n]
+		case "minute", "hour", "day", "week", "month", "year":
+			if m.timed {
+				return m, fmt.Errorf("two parts of a time in one item")
+			}
+			if m.compare {
+				return m, fmt.Errorf("%s must stand before the comparison", n)
+			}
+			m.timed, m.part = true, timeParts[n]
+		case "":
+			return m, fmt.Errorf("an empty modifier (two | or one at the end)")
+		default:
+			return m, fmt.Errorf("unknown modifier %q", n)
+		}
+	}
+	positions := 0
+	for _, n := range m.chain {
+		if n == "contains" || n == "startswith" || n == "endswith" {
+			positions++
+		}
+	}
+	if positions > 1 {
+		return m, fmt.Errorf("contains, startswith and endswith exclude each other")
+	}
+	texts := []string{"contains", "startswith", "endswith", "windash", "wide", "utf16le", "utf16", "utf16be", "base64", "base64offset"}
+	kinds := 0
+	for _, k := range []bool{m.exists, m.re, m.cidr, m.ref, m.compare || m.timed} {
+		if k {
+			kinds++
+		}
+	}
+	switch {
+	case kinds > 1:
+		return m, fmt.Errorf("exists, re, cidr, fieldref and comparisons exclude each other")
+	case m.ref && (has("windash", "wide", "utf16le", "utf16", "utf16be", "base64", "base64offset") != "" || m.expand):
+		return m, fmt.Errorf("fieldref goes with contains, startswith, endswith, cased, all and neq only")
+	case m.ref:
+		m.match = predEq
+		switch has("contains", "startswith", "endswith") {
+		case "contains":
+			m.match = predContains
+		case "startswith":
+			m.match = predPrefix
+		case "endswith":
+			m.match = predSuffix
+		}
+		m.chain = nil
+	case kinds == 1 && has(texts...) != "":
+		return m, fmt.Errorf("%s does not go with %s", has(texts...), has("exists", "re", "cidr", "lt", "lte", "gt", "gte", "minute", "hour", "day", "week", "month", "year"))
+	case kinds == 1 && m.cased:
+		return m, fmt.Errorf("cased does not go with %s", has("exists", "re", "cidr", "lt", "lte", "gt", "gte", "minute", "hour", "day", "week", "month", "year"))
+	case m.exists && (m.all || m.expand):
+		return m, fmt.Errorf("exists goes with neq only")
+	case m.re && m.expand:
+		return m, fmt.Errorf("expand is not supported with re")
+	case m.expand && (m.compare || m.timed):
+		return m, fmt.Errorf("expand does not go with comparisons")
+	}
+	if keyword && (m.exists || m.cidr || m.ref || m.compare || m.timed) {
+		return m, fmt.Errorf("%s needs a field", has("exists", "cidr", "fieldref", "lt", "lte", "gt", "gte", "minute", "hour", "day", "week", "month", "year"))
+	}
+	return m, nil
+}
+
+// item reads one field with its values, or keywords where the field is empty.
+func (p *ruleParser) item(m member) *expr {
+	field, rest, modified := strings.Cut(m.key, "|")
+	var names []string
+	if modified {
+		names = strings.Split(rest, "|")
+	}
+	keyword := field == ""
+	mods, err := parseModifiers(names, keyword)
+	if err != nil {
+		p.errorf(m.line, "%s: %v", show(m.key), err)
+		return nil
+	}
+	nodes := []*yaml.Node{m.value}
+	switch m.value.Kind {
+	case yaml.ScalarNode:
+	case yaml.SequenceNode:
+		nodes = m.value.Content
+	default:
+		p.errorf(m.line, "%s: a map cannot be a field's value", show(m.key))
+		return nil
+	}
+	if len(nodes) == 0 {
+		p.errorf(m.line, "%s: the list of values is empty", show(m.key))
+		return nil
+	}
+	if mods.exists && len(nodes) > 1 {
+		p.errorf(m.line, "%s: exists takes one bool", show(m.key))
+		return nil
+	}
+	var groups []*expr
+	ok := true
+	for _, n := range nodes {
+		n = deref(n)
+		if n.Kind != yaml.ScalarNode {
+			p.errorf(n.Line, "%s: a value must be plain, not a list or map", show(m.key))
+			ok = false
+			continue
+		}
+		if isNull(n) && len(nodes) > 1 {
+			p.errorf(n.Line, "%s: null cannot be one of several values; Sigma wants a selection of its own for it", show(m.key))
+			ok = false
+			continue
+		}
+		preds, err := p.value(field, mods, n)
+		if err != nil {
+			p.errorf(n.Line, "%s: %v", show(m.key), err)
+			ok = false
+			continue
+		}
+		if p.values += len(preds); p.values > p.limits.Values {
+			p.errorf(n.Line, "%s: the modifiers make more than %d values", show(m.key), p.limits.Values)
+			return nil
+		}
+		var kids []*expr
+		for _, q := range preds {
+			q.line = n.Line
+			q.modifier = strings.Join(names, "|")
+			q.wanted = []string{n.Value}
+			if isNull(n) {
+				q.wanted = []string{"null"}
+			}
+			kids = append(kids, &expr{op: opPred, pred: q, line: n.Line})
+		}
+		groups = append(groups, join(opOr, kids))
+	}
+	if !ok {
+		return nil
+	}
+	o := opOr
+	if mods.all {
+		o = opAnd
+	} else {
+		groups = mergeEqual(groups)
+	}
+	e := join(o, groups)
+	for _, g := range preds(e, nil) {
+		g.makeKey()
+	}
+	if mods.neq {
+		e = &expr{op: opNot, kids: []*expr{e}, line: m.line}
+	}
+	return e
+}
+
+func preds(e *expr, dst []*pred) []*pred {
+	if e.op == opPred {
+		return append(dst, e.pred)
+	}
+	for _, k := range e.kids {
+		dst = preds(k, dst)
+	}
+	return dst
+}
+
+// mergeEqual joins the values of an OR that are plain texts into one question.
+func mergeEqual(groups []*expr) []*expr {
+	var flat, rest []*expr
+	for _, g := range groups {
+		if g.op == opOr {
+			flat = append(flat, g.kids...)
+		} else {
+			flat = append(flat, g)
+		}
+	}
+	var eq *expr
+	var texts []string
+	for _, g := range flat {
+		if g.op != opPred || g.pred.kind != predEq {
+			rest = append(rest, g)
+			continue
+		}
+		texts = append(texts, g.pred.texts...)
+		if eq == nil {
+			eq = g
+			rest = append(rest, g)
+			continue
+		}
+		eq.pred.wanted = append(eq.pred.wanted, g.pred.wanted...)
+	}
+	if eq != nil {
+		eq.pred.setTexts(texts)
+	}
+	return rest
+}
+
+func show(key string) string {
+	if key == "" {
+		return "keywords"
+	}
+	return key
+}
+
+// value makes the predicates of one value; any of them may hold.
+func (p *ruleParser) value(field string, m modifiers, n *yaml.Node) ([]*pred, error) {
+	base := func(k predKind) *pred { return &pred{kind: k, field: field, path: jsondoc.ParsePath(field)} }
+	tag := n.ShortTag()
+	if tag == "!!null" {
+		if field == "" {
+			return nil, fmt.Errorf("null needs a field")
+		}
+		for _, name := range m.names {
+			if name != "neq" && name != "all" {
+				return nil, fmt.Errorf("null does not go with %s", name)
+			}
+		}
+		return []*pred{base(predNull)}, nil
+	}
+	switch {
+	case m.exists:
+		if tag != "!!bool" {
+			return nil, fmt.Errorf("exists takes true or false")
+		}
+		q := base(predExists)
+		q.want = strings.EqualFold(n.Value, "true")
+		return []*pred{q}, nil
+	case m.compare || m.timed:
+		if tag != "!!int" && tag != "!!float" {
+			return nil, fmt.Errorf("%s takes a number, not %q", strings.Join(m.names, "|"), n.Value)
+		}
+		num, err := yamlNumber(n)
+		if err != nil {
+			return nil, err
+		}
+		q := base(predCompare)
+		q.cmp, q.num = m.cmp, num
+		if m.timed {
+			q.kind, q.part = predPart, m.part
+		}
+		return []*pred{q}, nil
+	case m.ref:
+		if _, plain := parsePattern(n.Value).plain(); !plain || n.Value == "" || tag != "!!str" {
+			return nil, fmt.Errorf("fieldref takes the name of a field without wildcards")
+		}
+		name, _ := parsePattern(n.Value).plain()
+		q := base(predRef)
+		q.ref, q.refPath, q.match, q.cased = name, jsondoc.ParsePath(name), m.match, m.cased
+		return []*pred{q}, nil
+	case m.re:
+		return p.regex(field, m, n)
+	}
+	texts := []string{n.Value}
+	if m.expand {
+		var err error
+		if texts, err = p.expand(n.Value); err != nil {
+			return nil, err
+		}
+	} else if tag == "!!int" || tag == "!!float" {
+		if len(m.chain) == 0 {
+			num, err := yamlNumber(n)
+			if err != nil {
+				return nil, err
+			}
+			texts[0] = string(num.text(nil))
+		}
+	} else if tag == "!!bool" {
+		texts[0] = strings.ToLower(n.Value)
+	}
+	var out []*pred
+	for _, t := range texts {
+		if m.cidr {
+			q := base(predCIDR)
+			var err error
+			if q.net, err = parseCIDR(t); err != nil {
+				return nil, err
+			}
+			out = append(out, q)
+			continue
+		}
+		ps, err := m.patterns(parsePattern(t))
+		if err != nil {
+			return nil, err
+		}
+		for _, pt := range ps {
+			if field != "" {
+				q := patternPred(field, pt, m.cased)
+				q.path = jsondoc.ParsePath(field)
+				out = append(out, q)
+				continue
+			}
+			if s, plain := pt.plain(); plain && s == "" {
+				return nil, fmt.Errorf("an empty keyword would match every record")
+			}
+			bound := pt
+			lead, tail := true, true
+			for _, name := range m.chain {
+				switch name {
+				case "startswith":
+					lead = false
+				case "endswith":
+					tail = false
+				}
+			}
+			bound = bound.open(lead, tail)
+			out = append(out, keywordPred(bound, m.cased))
+		}
+	}
+	return out, nil
+}
+
+// patterns applies the modifiers that change a value, in their order.
+func (m modifiers) patterns(first pattern) ([]pattern, error) {
+	ps := []pattern{first}
+	for _, name := range m.chain {
+		var next []pattern
+		for _, p := range ps {
+			if name == "utf16" || name == "utf16le" || name == "utf16be" || name == "base64" || name == "base64offset" {
+				spelled, err := p.spellDashes()
+				if err != nil {
+					return nil, err
+				}
+				for _, s := range spelled {
+					switch name {
+					case "base64":
+						b, err := s.encodeBase64()
+						if err != nil {
+							return nil, err
+						}
+						next = append(next, b)
+					case "base64offset":
+						b, err := s.encodeBase64Offset()
+						if err != nil {
+							return nil, err
+						}
+						next = append(next, b...)
+					default:
+						next = append(next, s.encodeWide(name))
+					}
+				}
+				continue
+			}
+			switch name {
+			case "contains":
+				p = p.open(true, true)
+			case "startswith":
+				p = p.open(false, true)
+			case "endswith":
+				p = p.open(true, false)
+			case "windash":
+				p = p.windash()
+			}
+			next = append(next, p)
+		}
+		ps = next
+	}
+	for i := range ps {
+		var err error
+		if ps[i], err = ps[i].settle(); err != nil {
+			return nil, err
+		}
+	}
+	return ps, nil
+}
+
+func (p *ruleParser) regex(field string, m modifiers, n *yaml.Node) ([]*pred, error) {
+	if n.Value == "" {
+		return nil, fmt.Errorf("the regular expression is empty")
+	}
+	if len(n.Value) > p.limits.RegexBytes {
+		return nil, fmt.Errorf("the regular expression is longer than %d bytes", p.limits.RegexBytes)
+	}
+	text := n.Value
+	if m.flags != "" {
+		text = "(?" + m.flags + ")" + text
+	}
+	re, err := regexp.Compile(text)
+	if err != nil {
+		return nil, fmt.Errorf("the regular expression is not supported: %w", err)
+	}
+	q := &pred{kind: predRegex, field: field, path: jsondoc.ParsePath(field), re: re, reText: text}
+	if tree, err := syntax.Parse(text, syntax.Perl); err == nil {
+		q.must, q.mustFold = requiredText(tree)
+	}
+	if field == "" {
+		q.kind, q.match = predKeyword, predRegex
+	}
+	return []*pred{q}, nil
+}
+
+// expand replaces the placeholders of a value, giving every combination.
+func (p *ruleParser) expand(s string) ([]string, error) {
+	out := []string{""}
+	app := func(vals ...string) error {
+		if len(out)*len(vals) > p.limits.Values {
+			return fmt.Errorf("placeholders give more than %d values", p.limits.Values)
+		}
+		next := make([]string, 0, len(out)*len(vals))
+		for _, o := range out {
+			for _, v := range vals {
+				next = append(next, o+v)
+			}
+		}
+		out = next
+		return nil
+	}
+	for i := 0; i < len(s); {
+		if strings.HasPrefix(s[i:], `\%`) {
+			_ = app("%") // one value cannot be too many
+			i += 2
+			continue
+		}
+		if s[i] == '%' {
+			if end := strings.IndexByte(s[i+1:], '%'); end > 0 && placeholderName(s[i+1:i+1+end]) {
+				name := s[i+1 : i+1+end]
+				vals := p.opts.Placeholders[name]
+				if len(vals) == 0 {
+					return nil, fmt.Errorf("the placeholder %%%s%% has no values", name)
+				}
+				if err := app(vals...); err != nil {
+					return nil, err
+				}
+				i += end + 2
+				continue
+			}
+		}
+		from := i
+		for i++; i < len(s) && s[i] != '%' && !strings.HasPrefix(s[i:], `\%`); i++ {
+		}
+		_ = app(s[from:i]) // one value cannot be too many
+	}
+	return out, nil
+}
+
+func placeholderName(s string) bool {
+	for _, r := range s {
+		if !isWord(r) && r != '-' && r != '.' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func yamlNumber(n *yaml.Node) (number, error) {
+	var v any
+	if err := n.Decode(&v); err != nil {
+		return number{}, fmt.Errorf("reading the number %q: %w", n.Value, err)
+	}
+	switch v := v.(type) {
+	case int:
+		return wholeNumber(int64(v)), nil
+	case int64:
+		return wholeNumber(v), nil
+	case uint64:
+		return number{f: float64(v)}, nil
+	case float64:
+		if math.IsInf(v, 0) || math.IsNaN(v) {
+			return number{}, fmt.Errorf("%s is not a number to compare with", n.Value)
+		}
+		return floatNumber(v), nil
+	}
+	return number{}, fmt.Errorf("%q is not a number", n.Value)
+}
+
+func parseCIDR(s string) (netip.Prefix, error) {
+	s = strings.TrimSpace(s)
+	if !strings.Contains(s, "/") {
+		a, err := netip.ParseAddr(s)
+		if err != nil || a.Zone() != "" {
+			return netip.Prefix{}, fmt.Errorf("%q is not a network in CIDR notation", s)
+		}
+		s += "/" + strconv.Itoa(a.BitLen())
+	}
+	net, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is not a network in CIDR notation", s)
+	}
+	// Addresses of records are looked at without the IPv4-in-IPv6 wrapping.
+	if net.Addr().Is4In6() && net.Bits() >= 96 {
+		net = netip.PrefixFrom(net.Addr().Unmap(), net.Bits()-96)
+	}
+	return net.Masked(), nil
+}

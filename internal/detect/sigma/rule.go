@@ -1,0 +1,175 @@
+package sigma
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Default bounds on rules, used where [Limits] leaves a field zero.
+const (
+	DefaultMaxFileBytes  = 1 << 20
+	DefaultMaxFiles      = 50_000
+	DefaultMaxDocuments  = 1_000
+	DefaultMaxDepth      = 32
+	DefaultMaxValues     = 20_000
+	DefaultMaxRegexBytes = 8 << 10
+	DefaultMaxValueBytes = 64 << 10
+	DefaultMaxCondition  = 16 << 10
+)
+
+// Limits bounds what a rule file may hold. A zero field means its default.
+type Limits struct {
+	FileBytes      int // size of one file in bytes
+	Files          int // rule files in one Load
+	Documents      int // YAML documents in one file
+	Depth          int // nesting of a document's nodes, aliases followed
+	Values         int // nodes of one document, every use of an alias counted, and values that modifiers make of them
+	RegexBytes     int // length of one regular expression in bytes
+	ValueBytes     int // length of any other scalar in bytes
+	ConditionBytes int // length of one condition in bytes
+}
+
+func (l Limits) withDefaults() Limits {
+	for _, f := range []struct {
+		v *int
+		d int
+	}{
+		{&l.FileBytes, DefaultMaxFileBytes}, {&l.Files, DefaultMaxFiles}, {&l.Documents, DefaultMaxDocuments},
+		{&l.Depth, DefaultMaxDepth}, {&l.Values, DefaultMaxValues}, {&l.RegexBytes, DefaultMaxRegexBytes},
+		{&l.ValueBytes, DefaultMaxValueBytes}, {&l.ConditionBytes, DefaultMaxCondition},
+	} {
+		if *f.v <= 0 {
+			*f.v = f.d
+		}
+	}
+	return l
+}
+
+// Options says how rules are loaded.
+type Options struct {
+	// Placeholders gives the values of %name% for the expand modifier. They
+	// are Sigma strings: * and ? are wildcards.
+	Placeholders map[string][]string
+	Limits       Limits
+}
+
+// Logsource names where records come from, in Sigma's terms. Case does not
+// count.
+type Logsource struct {
+	Product  string `json:"product,omitempty"`
+	Category string `json:"category,omitempty"`
+	Service  string `json:"service,omitempty"`
+	// All is for the log source of a record only: every rule is evaluated.
+	All bool `json:"-"`
+}
+
+// Covers reports whether a rule for the log source r is to be evaluated on
+// records of the log source l: none of the parts that both name may differ, and
+// at least one must be equal. So records of {product: aws, service: cloudtrail}
+// get the rules for exactly that and those for {product: aws}, but neither
+// {product: aws, service: guardduty} nor {category: process_creation}.
+func (l Logsource) Covers(r Logsource) bool {
+	if l.All {
+		return true
+	}
+	same := false
+	for _, p := range [...][2]string{{l.Product, r.Product}, {l.Category, r.Category}, {l.Service, r.Service}} {
+		if p[0] == "" || p[1] == "" {
+			continue
+		}
+		if !strings.EqualFold(p[0], p[1]) {
+			return false
+		}
+		same = true
+	}
+	return same
+}
+
+// Kinds of refs that a rule can accuse.
+const (
+	KindSession    = "session"
+	KindCredential = "credential"
+	KindAccount    = "account"
+)
+
+// Accusation is one thing that a rule is about: the refs of a kind that the
+// record's format found, or the value of a field.
+type Accusation struct {
+	Kind   string `json:"kind"`             // session, credential or account
+	Field  string `json:"field,omitempty"`  // dotted path; empty: the format's refs of the kind
+	Scheme string `json:"scheme,omitempty"` // the ref's scheme; only with Field
+}
+
+// Modes of a rule. An empty mode leaves it to the configuration.
+const (
+	ModeShadow    = "shadow"
+	ModeRecommend = "recommend"
+	ModeEnforce   = "enforce"
+)
+
+// Rule is one rule that was read and checked.
+type Rule struct {
+	ID     string // the rule's id, or "path: title"
+	HasID  bool   // whether the rule brought its id
+	Name   string
+	Title  string
+	Path   string // of the file
+	Line   int    // of the document's first key
+	Author string
+
+	License, Level, Status, Description, Taxonomy string
+	Date, Modified                                string
+
+	Confidence     float64 // 0 to 1
+	Accuse         []Accusation
+	Mode           string // empty, shadow, recommend or enforce
+	Logsource      Logsource
+	Tags           []string
+	Techniques     []string // ATT&CK technique ids from the tags, e.g. T1078.004
+	FalsePositives []string
+	References     []string
+	Fields         []string
+	Scope          []string
+
+	conditions []string // as written
+	selections []*expr  // every named selection, in the order of the file
+	names      []string // of selections
+	cond       *expr    // over refs to selections
+}
+
+// RuleError says why a file or a rule was refused.
+type RuleError struct {
+	Path   string
+	Line   int    // 0 when the file as a whole is meant
+	Rule   string // id or title where known
+	Reason string
+}
+
+// Error returns "path:line: reason", with the rule's name before the reason.
+func (e *RuleError) Error() string {
+	where := e.Path
+	if e.Line > 0 {
+		where = fmt.Sprintf("%s:%d", e.Path, e.Line)
+	}
+	if e.Rule != "" {
+		return fmt.Sprintf("%s: rule %q: %s", where, e.Rule, e.Reason)
+	}
+	return where + ": " + e.Reason
+}
+
+// levelConfidence is documented in the package comment.
+func levelConfidence(level string) (float64, bool) {
+	switch level {
+	case "informational":
+		return 0.10, true
+	case "low", "":
+		return 0.25, true
+	case "medium":
+		return 0.50, true
+	case "high":
+		return 0.75, true
+	case "critical":
+		return 0.90, true
+	}
+	return 0, false
+}

@@ -1,0 +1,397 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/contain"
+	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/detect/sigma"
+	"github.com/staunch-project/staunch/internal/format/jsondoc"
+	"github.com/staunch-project/staunch/internal/ingest"
+	"github.com/staunch-project/staunch/internal/inventory"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// Bundle is what decides: rules and policies, by one hash. It is never changed
+// once made; a reload puts another in its place.
+type Bundle struct {
+	Hash   string
+	Rules  *sigma.Set
+	Policy *decide.Set
+	// Groups counts declared identities by environment and purpose.
+	Groups map[[2]string]int
+}
+
+// groupSize returns how many identities share the environment and purpose, 0
+// where the identity is not declared.
+func (b *Bundle) groupSize(id staunch.Identity) int {
+	if !id.Managed {
+		return 0
+	}
+	return b.Groups[[2]string{id.Environment, id.Purpose}]
+}
+
+// Opener opens and follows cases; contain.Engine implements it.
+type Opener interface {
+	Open(tx store.Tx, req contain.OpenRequest) (contain.Opened, error)
+	Residual(tx store.Tx, id string, ev staunch.Event) error
+	Derived(tx store.Tx, id string) error
+}
+
+// Teller makes notices of decisions that did not lead to a containment but that
+// people must know of: recommended, protected, capped, breaker.
+type Teller interface {
+	DecisionNotices(d staunch.Decision, now staunch.Time) []store.Notice
+}
+
+// Options are what the pipeline works with. Store, Inventory, Cases, Guardrails
+// and Clock are required.
+type Options struct {
+	Store     store.Store
+	Inventory *inventory.Inventory
+	Cases     Opener
+	Clock     staunch.Clock
+	Log       *slog.Logger
+	// Sealer seals secrets that a revocation will need; nil keeps none.
+	Sealer interface {
+		Seal(purpose string, plain []byte) ([]byte, error)
+	}
+	// Digest is a keyed digest for records that carry secrets.
+	Digest func([]byte) string
+	// IsOwn reports whether a ref is one of our own accounts or credentials.
+	IsOwn func(staunch.Ref) bool
+	// Own returns our own accounts and credentials.
+	Own func() []staunch.Ref
+	// Guardrails bound what may be contained without a person.
+	Guardrails *decide.Guardrails
+	Params     decide.Params
+	// Mode is the engine's mode.
+	Mode staunch.Mode
+	// PlatformOf returns the connector's platform on a realm, "" for none, and
+	// the connector's mode.
+	PlatformOf func(realm string) (platform string, mode staunch.Mode)
+	Teller     Teller
+	Limits     ingest.Limits
+	// Concurrent bounds the inputs worked on at once; 0 gives 64. More are
+	// refused with staunch.ErrOverloaded.
+	Concurrent int
+	// Observe is told of each decision, after its commit.
+	Observe func(staunch.Decision)
+}
+
+// Pipeline is safe for concurrent use.
+type Pipeline struct {
+	opt     Options
+	bundle  atomic.Pointer[Bundle]
+	watch   *watch
+	places  chan struct{}
+	scratch sync.Pool
+	stats   Stats
+}
+
+// Stats counts what went through since the start.
+type Stats struct {
+	Records, Rejected, Kept, Duplicates, Signals, Decisions atomic.Int64
+}
+
+// New returns a pipeline that uses b until SetBundle.
+func New(opt Options, b *Bundle) (*Pipeline, error) {
+	if opt.Store == nil || opt.Inventory == nil || opt.Cases == nil || opt.Clock == nil || opt.Guardrails == nil {
+		return nil, errors.New("pipeline: Store, Inventory, Cases, Guardrails and Clock are required")
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.IsOwn == nil {
+		opt.IsOwn = func(staunch.Ref) bool { return false }
+	}
+	if opt.PlatformOf == nil {
+		opt.PlatformOf = func(string) (string, staunch.Mode) { return "", staunch.ModeEnforce }
+	}
+	if opt.Concurrent <= 0 {
+		opt.Concurrent = 64
+	}
+	opt.Limits = opt.Limits.WithDefaults()
+	p := &Pipeline{opt: opt, watch: newWatch(), places: make(chan struct{}, opt.Concurrent)}
+	p.scratch.New = func() any { return new(Scratch) }
+	p.bundle.Store(b)
+	return p, nil
+}
+
+// SetBundle puts another bundle in place, for records that begin after.
+func (p *Pipeline) SetBundle(b *Bundle) { p.bundle.Store(b) }
+
+// Bundle returns the bundle in place.
+func (p *Pipeline) Bundle() *Bundle { return p.bundle.Load() }
+
+// Stats returns the counters.
+func (p *Pipeline) Stats() *Stats { return &p.stats }
+
+// Rejection is a record that could not be taken.
+type Rejection struct {
+	Record int    `json:"record"`
+	Error  string `json:"error"`
+}
+
+// Report says what became of an input.
+type Report struct {
+	V int `json:"v"`
+	// Accepted counts the records that were read, Kept those that were
+	// committed, Duplicates those that had been before.
+	Accepted   int         `json:"accepted"`
+	Kept       int         `json:"kept"`
+	Duplicates int         `json:"duplicates"`
+	Matched    int         `json:"matched"`
+	Signals    int         `json:"signals"`
+	Decisions  int         `json:"decisions"`
+	Rejected   []Rejection `json:"rejected,omitempty"`
+	// MoreRejected counts rejections beyond the first thousand.
+	MoreRejected int `json:"more_rejected,omitempty"`
+}
+
+// maxRejections bounds the rejections that a report names.
+const maxRejections = 1000
+
+func (r *Report) reject(n int, err error) {
+	if len(r.Rejected) < maxRejections {
+		r.Rejected = append(r.Rejected, Rejection{Record: n, Error: err.Error()})
+		return
+	}
+	r.MoreRejected++
+}
+
+// maxBatch bounds the items of one transaction.
+const maxBatch = 1000
+
+// Ingest takes all records of an input. What was good is committed when it
+// returns; what was bad is in the report. An error means that the input as a
+// whole could not be read or not everything was committed, and it is to be sent
+// again.
+func (p *Pipeline) Ingest(ctx context.Context, src *Source, body io.Reader, encoding string) (Report, error) {
+	select {
+	case p.places <- struct{}{}:
+		defer func() { <-p.places }()
+	default:
+		return Report{V: staunch.Version}, fmt.Errorf("taking in records: %w", staunch.ErrOverloaded)
+	}
+	rep := Report{V: staunch.Version}
+	plain, err := ingest.Body(body, encoding, p.opt.Limits.Body)
+	if err != nil {
+		return rep, err
+	}
+	rd, err := ingest.NewReader(plain, src.Format, p.opt.Limits.Doc)
+	if err != nil {
+		return rep, err
+	}
+	b := p.Bundle()
+	sc := p.scratch.Get().(*Scratch)
+	defer p.scratch.Put(sc)
+	var items []*item
+	for {
+		rec, err := rd.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			// What came before the break is good and stays.
+			if cerr := p.commit(ctx, b, items, &rep); cerr != nil {
+				return rep, cerr
+			}
+			return rep, err
+		}
+		if rec.Err != nil {
+			p.stats.Rejected.Add(1)
+			rep.reject(rec.Number, rec.Err)
+			continue
+		}
+		it, err := p.examine(b, src, rec.Number, rec.Doc, staunch.TimeOf(p.opt.Clock.Now()), sc)
+		if err != nil {
+			p.stats.Rejected.Add(1)
+			rep.reject(rec.Number, err)
+			continue
+		}
+		rep.Accepted++
+		p.stats.Records.Add(1)
+		if it == nil {
+			continue
+		}
+		if len(it.signals) > 0 {
+			rep.Matched++
+		}
+		if items = append(items, it); len(items) >= maxBatch {
+			if err := p.commit(ctx, b, items, &rep); err != nil {
+				return rep, err
+			}
+			items = items[:0]
+		}
+	}
+	return rep, p.commit(ctx, b, items, &rep)
+}
+
+// Record takes one record that was parsed already, such as a line of a tailed
+// file.
+func (p *Pipeline) Record(ctx context.Context, src *Source, number int, doc *jsondoc.Doc) (Report, error) {
+	rep := Report{V: staunch.Version}
+	b := p.Bundle()
+	sc := p.scratch.Get().(*Scratch)
+	defer p.scratch.Put(sc)
+	it, err := p.examine(b, src, number, doc, staunch.TimeOf(p.opt.Clock.Now()), sc)
+	if err != nil {
+		p.stats.Rejected.Add(1)
+		rep.reject(number, err)
+		return rep, nil
+	}
+	rep.Accepted++
+	p.stats.Records.Add(1)
+	if it == nil {
+		return rep, nil
+	}
+	return rep, p.commit(ctx, b, []*item{it}, &rep)
+}
+
+// Park keeps a record that could not be taken by a transport that has nobody to
+// tell, sealed since it may carry secrets.
+func (p *Pipeline) Park(ctx context.Context, src *Source, number int, raw []byte, reason error) error {
+	now := staunch.TimeOf(p.opt.Clock.Now())
+	id := "prk_" + strings.TrimPrefix(staunch.Digest(fmt.Appendf(nil, "%s/%d/%s", src.Name, number, raw)), "sha256:")[:20]
+	blob := raw
+	if p.opt.Sealer != nil {
+		var err error
+		if blob, err = p.opt.Sealer.Seal("parked/"+id, raw); err != nil {
+			return fmt.Errorf("sealing a parked record: %w", err)
+		}
+	}
+	return p.opt.Store.Update(ctx, func(tx store.Tx) error {
+		return tx.PutParked(store.Parked{ID: id, Source: src.Name, Number: number, Reason: reason.Error(), At: now, Raw: blob})
+	})
+}
+
+// commit is T1: everything that the items cause, in one transaction.
+func (p *Pipeline) commit(ctx context.Context, b *Bundle, items []*item, rep *Report) error {
+	if len(items) == 0 {
+		return nil
+	}
+	var kept, dups, signals, decisions int
+	err := p.opt.Store.Update(ctx, func(tx store.Tx) error {
+		kept, dups, signals, decisions = 0, 0, 0, 0
+		accused := newRefSet()
+		for _, it := range items {
+			fresh, n, err := p.put(tx, it, accused)
+			if err != nil {
+				return fmt.Errorf("record %d: %w", it.number, err)
+			}
+			if !fresh {
+				dups++
+				continue
+			}
+			kept++
+			signals += n
+		}
+		now := staunch.TimeOf(p.opt.Clock.Now())
+		for _, ref := range accused.list {
+			n, err := p.decide(tx, b, ref, now)
+			if err != nil {
+				return fmt.Errorf("deciding on %s: %w", ref, err)
+			}
+			decisions += n
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("committing %d records: %w", len(items), err)
+	}
+	rep.Kept += kept
+	rep.Duplicates += dups
+	rep.Signals += signals
+	rep.Decisions += decisions
+	p.stats.Kept.Add(int64(kept))
+	p.stats.Duplicates.Add(int64(dups))
+	p.stats.Signals.Add(int64(signals))
+	p.stats.Decisions.Add(int64(decisions))
+	return nil
+}
+
+// put commits one item's rows and follows open cases. An event that is there
+// already has had all its effects.
+func (p *Pipeline) put(tx store.Tx, it *item, accused *refSet) (fresh bool, signals int, err error) {
+	if fresh, err = tx.PutEvent(it.event); err != nil || !fresh {
+		return fresh, 0, err
+	}
+	for _, s := range it.secrets {
+		if err := tx.PutSecret(s.ref, s.until, s.blob); err != nil {
+			return false, 0, err
+		}
+	}
+	facts, err := p.opt.Inventory.Novel(tx, it.facts)
+	if err != nil {
+		return false, 0, err
+	}
+	for _, f := range facts {
+		if _, err := tx.PutFact(f); err != nil {
+			return false, 0, err
+		}
+	}
+	if err := p.follow(tx, it, facts); err != nil {
+		return false, 0, err
+	}
+	for _, s := range it.signals {
+		in, err := tx.PutSignal(s)
+		if err != nil {
+			return false, 0, err
+		}
+		if in {
+			signals++
+			accused.add(s.Accused)
+		}
+	}
+	return true, signals, nil
+}
+
+// follow tells open cases what the event means to them: success by a contained
+// subject, or something new that one of theirs issued.
+func (p *Pipeline) follow(tx store.Tx, it *item, facts []staunch.Fact) error {
+	if it.concerns && it.event.Outcome == staunch.OutcomeSuccess {
+		cases, err := tx.OpenContainments(it.event.Actor)
+		if err != nil {
+			return err
+		}
+		for _, c := range cases {
+			if err := p.opt.Cases.Residual(tx, c.ID, it.event); err != nil {
+				return err
+			}
+		}
+	}
+	for _, f := range facts {
+		if f.By.IsZero() || !p.watch.concerns([]staunch.Ref{f.By, f.Of}) {
+			continue
+		}
+		for _, id := range p.watch.cases(f.By, f.Of) {
+			if err := p.opt.Cases.Derived(tx, id); err != nil && !errors.Is(err, staunch.ErrNotFound) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+type refSet struct {
+	seen map[staunch.Ref]bool
+	list []staunch.Ref
+}
+
+func newRefSet() *refSet { return &refSet{seen: map[staunch.Ref]bool{}} }
+
+func (s *refSet) add(r staunch.Ref) {
+	if !s.seen[r] {
+		s.seen[r] = true
+		s.list = append(s.list, r)
+	}
+}

@@ -1,0 +1,278 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/detect/sigma"
+	"github.com/staunch-project/staunch/internal/format"
+	"github.com/staunch-project/staunch/internal/format/jsondoc"
+	"github.com/staunch-project/staunch/internal/inventory"
+)
+
+// Source is a configured input as the pipeline sees it.
+type Source struct {
+	Name   string
+	Realm  string
+	Format format.Format
+	// Ceiling is the highest tier that its signals can cause alone.
+	Ceiling staunch.Tier
+	// Skew and Lateness bound event times against the time of receipt.
+	Skew, Lateness staunch.Duration
+	// Accuses lists further realms whose subjects it may accuse.
+	Accuses []string
+}
+
+// mayAccuse reports whether the source may accuse a ref of the realm.
+func (s *Source) mayAccuse(realm string) bool {
+	return realm == s.Realm || slices.Contains(s.Accuses, realm)
+}
+
+// standing says how a record's time stands against the source's bounds.
+func (s *Source) standing(at, received staunch.Time) staunch.Standing {
+	switch {
+	case at == 0:
+		return staunch.StandingUndated
+	case at > received.Add(s.Skew.Std()):
+		return staunch.StandingFuture
+	case at < received.Add(-s.Lateness.Std()):
+		return staunch.StandingLate
+	default:
+		return staunch.StandingCurrent
+	}
+}
+
+// item is one record on its way to the transaction.
+type item struct {
+	number  int
+	event   staunch.Event
+	facts   []staunch.Fact
+	signals []staunch.Signal
+	secrets []sealedSecret
+	// concerns says that a contained subject acted.
+	concerns bool
+}
+
+type sealedSecret struct {
+	ref   staunch.Ref
+	until staunch.Time
+	blob  []byte
+}
+
+// Scratch is the memory that one worker reuses from record to record.
+type Scratch struct {
+	sigma   sigma.Scratch
+	matched []int
+}
+
+// examine takes one parsed record through keys, detect and mapping. It returns
+// nil where the record causes nothing.
+func (p *Pipeline) examine(b *Bundle, src *Source, number int, doc *jsondoc.Doc, received staunch.Time, sc *Scratch) (*item, error) {
+	env := format.Env{Source: src.Name, Realm: src.Realm, Received: received}
+	keys, err := src.Format.Keys(doc, env)
+	if err != nil {
+		return nil, err
+	}
+	ls := src.Format.Logsource(doc)
+	sc.matched = b.Rules.Match(doc, sigma.Logsource{Product: ls.Product, Category: ls.Category, Service: ls.Service, All: ls.All}, &sc.sigma, sc.matched[:0])
+	concerns := p.watch.concerns(keys.Actor)
+	finder, findings := src.Format.(format.Finder)
+	findings = findings && finder.Finds(doc)
+	if len(sc.matched) == 0 && !keys.Facts && !concerns && !findings {
+		return nil, nil
+	}
+	return p.keep(b, src, number, doc, keys, env, sc, concerns)
+}
+
+// keep maps a record that is to be committed.
+func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, keys staunch.Keys, env format.Env, sc *Scratch, concerns bool) (*item, error) {
+	received := env.Received
+	secrets := src.Format.Secrets(doc, env)
+	mapped, err := src.Format.Map(doc, keys, env)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := redact(doc.Raw(), secrets)
+	if err != nil {
+		return nil, err
+	}
+	it := &item{number: number, concerns: concerns}
+	digest := staunch.Digest(doc.Raw())
+	if len(secrets) > 0 && p.opt.Digest != nil {
+		// A plain digest of a record with a short secret in it could be tried out.
+		digest = p.opt.Digest(doc.Raw())
+	}
+	vendorID := keys.VendorID
+	if vendorID == "" {
+		vendorID = digest // without an id, the content is the position
+	}
+	it.event = staunch.Event{
+		V: staunch.Version, ID: staunch.EventID(src.Name, vendorID, digest), Source: src.Name, VendorID: keys.VendorID,
+		Digest: digest, Realm: src.Realm, Format: src.Format.Name(), Time: keys.Time, Learned: received,
+		Standing: src.standing(keys.Time, received), Outcome: keys.Outcome, Operation: keys.Operation,
+		Actor: keys.Actor, Targets: keys.Targets, SourceIP: keys.SourceIP, OCSF: mapped.OCSF, Raw: raw,
+	}
+	if it.event.Time == 0 {
+		it.event.Time = received
+	}
+	for _, s := range secrets {
+		if !s.Keep || s.Ref.IsZero() || p.opt.Sealer == nil {
+			continue
+		}
+		blob, err := p.opt.Sealer.Seal(SecretPurpose(s.Ref), []byte(s.Value.Reveal()))
+		if err != nil {
+			return nil, fmt.Errorf("sealing a secret: %w", err)
+		}
+		it.secrets = append(it.secrets, sealedSecret{ref: s.Ref, until: received.Add(secretLife), blob: blob})
+	}
+	for _, f := range append(mapped.Facts, inventory.Facts(it.event)...) {
+		f.V, f.Learned, f.Source, f.Event = staunch.Version, received, src.Name, it.event.ID
+		if f.Time == 0 {
+			f.Time = it.event.Time
+		}
+		f.ID = staunch.FactID(f)
+		it.facts = append(it.facts, f)
+	}
+	for _, m := range sc.matched {
+		it.signals = append(it.signals, p.accuse(b, src, b.Rules.Rules()[m], doc, keys, it)...)
+	}
+	for _, f := range mapped.Findings {
+		it.signals = append(it.signals, p.finding(b, src, f, it)...)
+	}
+	return it, nil
+}
+
+// secretLife is how long a sealed secret is kept when its expiry is not known:
+// longer than the longest life of a session that a platform documents (AWS, 36
+// hours; Entra CAE, 28 hours), with room for the case.
+const secretLife = 7 * 24 * time.Hour
+
+// SecretPurpose is the purpose under which a credential's value is sealed.
+func SecretPurpose(ref staunch.Ref) string { return "secret/" + ref.Key() }
+
+// redact returns the record with every secret replaced by its digest.
+func redact(raw []byte, secrets []format.SecretValue) (json.RawMessage, error) {
+	if len(secrets) == 0 {
+		return slices.Clone(raw), nil
+	}
+	out := make([]byte, 0, len(raw))
+	at := 0
+	for _, s := range secrets {
+		if s.Start < at || s.End > len(raw) || s.Start > s.End {
+			return nil, fmt.Errorf("the format's secrets overlap or leave the record")
+		}
+		out = append(out, raw[at:s.Start]...)
+		d, err := json.Marshal(s.Value.Digest())
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d...)
+		at = s.End
+	}
+	return append(out, raw[at:]...), nil
+}
+
+// accuse makes the signals of one matched rule.
+func (p *Pipeline) accuse(b *Bundle, src *Source, r *sigma.Rule, doc *jsondoc.Doc, keys staunch.Keys, it *item) []staunch.Signal {
+	mode := staunch.ModeEnforce
+	if r.Mode != "" {
+		if m, err := staunch.ParseMode(r.Mode); err == nil {
+			mode = m
+		}
+	}
+	base := staunch.Signal{
+		Rule: r.ID, Title: r.Title, Bundle: b.Hash, Confidence: r.Confidence, Techniques: r.Techniques,
+		Mode: mode, Author: r.Author, License: r.License,
+		Evidence: evidence(r.Title, keys),
+	}
+	var refs []staunch.Ref
+	for _, a := range r.Accuse {
+		if a.Field == "" {
+			refs = append(refs, kindRefs(keys.Actor, staunch.Kind(a.Kind))...)
+			continue
+		}
+		if v := doc.Root().At(jsondoc.ParsePath(a.Field)).String(); v != "" {
+			refs = append(refs, staunch.Ref{Kind: staunch.Kind(a.Kind), Realm: src.Realm, Scheme: a.Scheme, Value: v})
+		}
+	}
+	if len(r.Accuse) == 0 {
+		for _, k := range src.Format.Accused() {
+			if refs = kindRefs(keys.Actor, k); len(refs) > 0 {
+				break
+			}
+		}
+	}
+	return p.signals(src, base, refs, it)
+}
+
+// kindRefs returns the refs of the kind. Several schemes may name one thing, so
+// the first is accused; the inventory knows the others.
+func kindRefs(actor []staunch.Ref, k staunch.Kind) []staunch.Ref {
+	for _, a := range actor {
+		if a.Kind == k {
+			return []staunch.Ref{a}
+		}
+	}
+	return nil
+}
+
+func evidence(title string, k staunch.Keys) string {
+	s := title
+	if k.Operation != "" {
+		s += ": " + k.Operation
+	}
+	if k.SourceIP != "" {
+		s += " from " + k.SourceIP
+	}
+	if k.Outcome != "" {
+		s += " (" + string(k.Outcome) + ")"
+	}
+	return s
+}
+
+// finding makes the signals of an outside detector's finding.
+func (p *Pipeline) finding(b *Bundle, src *Source, f format.Finding, it *item) []staunch.Signal {
+	rule := "source:" + src.Name
+	if f.ID != "" {
+		rule += "/" + f.ID
+	}
+	return p.signals(src, staunch.Signal{
+		Rule: rule, Title: f.Title, Bundle: b.Hash, Confidence: f.Confidence, Techniques: f.Techniques,
+		Mode: staunch.ModeEnforce, Evidence: f.Evidence,
+	}, f.Accused, it)
+}
+
+// signals fills in what all signals of an event share, and leaves out what the
+// source may not accuse, our own doings and the denials of a contained subject.
+func (p *Pipeline) signals(src *Source, base staunch.Signal, refs []staunch.Ref, it *item) []staunch.Signal {
+	if base.Confidence <= 0 {
+		return nil
+	}
+	if slices.ContainsFunc(it.event.Actor, p.opt.IsOwn) {
+		return nil // our own echo is not evidence
+	}
+	if it.concerns && it.event.Outcome == staunch.OutcomeFailure {
+		return nil // that it is refused is what containment is for
+	}
+	var out []staunch.Signal
+	for _, ref := range refs {
+		if ref.Validate() != nil || ref.Kind.Width() == 0 {
+			continue
+		}
+		if ref.Kind != staunch.KindIdentity && !src.mayAccuse(ref.Realm) {
+			continue
+		}
+		s := base
+		s.V, s.Accused, s.Event, s.Source, s.Realm = staunch.Version, ref, it.event.ID, src.Name, src.Realm
+		s.Refs, s.Ceiling, s.Standing = it.event.Actor, src.Ceiling, it.event.Standing
+		s.Time, s.Learned = it.event.Time, it.event.Learned
+		s.ID = staunch.SignalID(s.Rule, ref, it.event.ID)
+		if !slices.ContainsFunc(out, func(o staunch.Signal) bool { return o.ID == s.ID }) {
+			out = append(out, s)
+		}
+	}
+	return out
+}

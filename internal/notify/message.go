@@ -1,0 +1,260 @@
+package notify
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// Kind is what a message tells, as a full-stop delimited event type.
+type Kind string
+
+// The kinds that name themselves well enough to need a title of their own; a
+// message of any other kind is shown by the kind's last word.
+const (
+	KindContained Kind = "containment.contained"
+	KindStage     Kind = "containment.stage"
+	KindApproval  Kind = "containment.approval"
+	KindReleased  Kind = "containment.released"
+	KindTrouble   Kind = "containment.trouble"
+	KindResidual  Kind = "containment.residual"
+	KindExpired   Kind = "containment.expired"
+	KindExtended  Kind = "containment.extended"
+	KindDecision  Kind = "decision.made"
+	KindBreaker   Kind = "breaker.open"
+	KindTest      Kind = "test.message"
+)
+
+// Urgent reports whether a person has to act whatever the tier: such messages
+// pass every channel's minimum tier.
+func (k Kind) Urgent() bool {
+	switch k {
+	case KindApproval, KindTrouble, KindResidual, KindExpired, KindBreaker, KindTest:
+		return true
+	}
+	return false
+}
+
+// Who is the identity behind a message's subject, as far as people need it.
+type Who struct {
+	Name        string               `json:"name,omitempty"`
+	Kind        staunch.IdentityKind `json:"kind,omitempty"`
+	Owner       string               `json:"owner,omitempty"`
+	Environment string               `json:"environment,omitempty"`
+}
+
+// Bounds of a message that is accepted for delivery.
+const (
+	MaxBody  = 256 << 10 // bytes of its JSON
+	MaxLines = 100       // entries of Why and of Held
+)
+
+// Message is what people are told. It carries no secrets.
+type Message struct {
+	V int `json:"v"`
+	// ID stays the same however often the message is sent: letters, digits, _
+	// and -, since a full stop would let signed parts run together.
+	ID          string          `json:"id"`
+	Kind        Kind            `json:"kind"`
+	Containment string          `json:"containment,omitempty"`
+	Subject     staunch.Ref     `json:"subject"`
+	Identity    Who             `json:"identity"`
+	Tier        staunch.Tier    `json:"tier"`
+	Verdict     staunch.Verdict `json:"verdict,omitempty"`
+	// Why has a sentence a reason, Held a line an effect that is in force.
+	Why  []string `json:"why,omitempty"`
+	Held []string `json:"held,omitempty"`
+	// Release says how it is undone or what to do next.
+	Release string `json:"release,omitempty"`
+	// URL leads to the case; may be empty.
+	URL string       `json:"url,omitempty"`
+	At  staunch.Time `json:"at"`
+}
+
+var (
+	idPattern   = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+	kindPattern = regexp.MustCompile(`^[a-z0-9_]+(\.[a-z0-9_]+)*$`)
+)
+
+// Validate reports why m cannot be sent; the error is an ErrInvalid.
+func (m Message) Validate() error {
+	switch {
+	case m.V != staunch.Version:
+		return fmt.Errorf("%w: message of version %d, this release knows %d", staunch.ErrInvalid, m.V, staunch.Version)
+	case !idPattern.MatchString(m.ID):
+		return fmt.Errorf("%w: message id %.140q (letters, digits, _ and -, 1 to 128)", staunch.ErrInvalid, m.ID)
+	case len(m.Kind) > 128 || !kindPattern.MatchString(string(m.Kind)):
+		return fmt.Errorf("%w: message kind %.140q (words of a-z, 0-9 and _, with full stops between)", staunch.ErrInvalid, m.Kind)
+	case len(m.Why) > MaxLines || len(m.Held) > MaxLines:
+		return fmt.Errorf("%w: message with %d reasons and %d holds, at most %d each", staunch.ErrInvalid, len(m.Why), len(m.Held), MaxLines)
+	}
+	return nil
+}
+
+// Notice returns the outbox row that has m delivered to the channel as soon as
+// the transaction that puts it has committed.
+func (m Message) Notice(channel string, now staunch.Time) (store.Notice, error) {
+	if err := m.Validate(); err != nil {
+		return store.Notice{}, err
+	}
+	body, err := json.Marshal(m)
+	if err != nil {
+		return store.Notice{}, fmt.Errorf("encoding a message: %w", err)
+	}
+	if len(body) > MaxBody {
+		return store.Notice{}, fmt.Errorf("%w: message of %d bytes, at most %d", staunch.ErrInvalid, len(body), MaxBody)
+	}
+	return store.Notice{
+		ID: newID("ntc", m.ID, channel), Channel: channel, About: m.Containment, Body: body, Made: now, Due: now,
+	}, nil
+}
+
+// messageOf reads a notice's body.
+func messageOf(n store.Notice) (Message, error) {
+	var m Message
+	if len(n.Body) > MaxBody {
+		return m, fmt.Errorf("%w: message of %d bytes, at most %d", staunch.ErrInvalid, len(n.Body), MaxBody)
+	}
+	if err := json.Unmarshal(n.Body, &m); err != nil {
+		return m, fmt.Errorf("%w: reading a message: %w", staunch.ErrInvalid, err)
+	}
+	return m, m.Validate()
+}
+
+func newID(prefix string, parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d:%s", len(p), p)
+	}
+	return prefix + "_" + hex.EncodeToString(h.Sum(nil))[:24]
+}
+
+// Teller turns what happens to a containment into outbox rows. Its method is
+// pure and safe for concurrent use.
+type Teller struct {
+	// Channels has the names of all configured channels.
+	Channels []string
+	// Link returns the address of a case in the console; nil leaves it out.
+	Link func(containment string) string
+}
+
+// Notices returns one row for each channel that the case names, or for every
+// channel where it names none. A message's id is derived from the case, the
+// event and the instant, so that a transaction that runs again makes the same.
+func (t Teller) Notices(event string, c staunch.Containment, steps []staunch.Step, now staunch.Time) []store.Notice {
+	m := MessageOf(event, c, steps, now)
+	if t.Link != nil {
+		m.URL = t.Link(c.ID)
+	}
+	channels := c.Notify
+	if len(channels) == 0 {
+		channels = t.Channels
+	}
+	var out []store.Notice
+	for _, name := range channels {
+		n, err := m.Notice(name, now)
+		if err != nil {
+			// What is too long for one message is told shorter, never dropped:
+			// the containment must not fail for it.
+			m.Why, m.Held = []string{"too much to tell; see the case"}, nil
+			if n, err = m.Notice(name, now); err != nil {
+				continue
+			}
+		}
+		if !slices.ContainsFunc(out, func(o store.Notice) bool { return o.ID == n.ID }) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// MessageOf says in words what happened to a containment. event is a word such
+// as "contained"; the message's kind is "containment." and that word.
+func MessageOf(event string, c staunch.Containment, steps []staunch.Step, now staunch.Time) Message {
+	kind := Kind("containment." + event)
+	if !kindPattern.MatchString(string(kind)) {
+		kind = "containment.changed"
+	}
+	m := Message{
+		V: staunch.Version, ID: newID("msg", string(kind), c.ID, now.String()), Kind: kind, Containment: c.ID,
+		Subject: c.Subject, Tier: c.Tier, At: now,
+		Identity: Who{Name: c.Identity.Name, Kind: c.Identity.Kind, Owner: c.Identity.Owner, Environment: c.Identity.Environment},
+		Why:      firstLines(c.Reasons), Held: firstLines(held(c, steps)), Release: howTo(kind, c, steps),
+	}
+	if c.Trouble != "" {
+		m.Why = firstLines(append([]string{"needs a person: " + c.Trouble}, c.Reasons...))
+	}
+	return m
+}
+
+// held says what is in force, an effect a line.
+func held(c staunch.Containment, steps []staunch.Step) []string {
+	var out []string
+	if c.Phase.Open() && c.Phase != staunch.PhaseApproval && c.Stage >= 0 && c.Stage < len(c.Playbook.Stages) {
+		if deny := c.Playbook.Stages[c.Stage].Deny; len(deny) > 0 {
+			out = append(out, "guard denies "+strings.Join(deny, ", "))
+		}
+	}
+	for _, s := range steps {
+		state := ""
+		switch s.State {
+		case staunch.StepProven:
+			state = "proven"
+		case staunch.StepApplied, staunch.StepRead, staunch.StepShared:
+			state = "in force, not yet proven"
+		case staunch.StepUnknown, staunch.StepIntended:
+			state = "under way"
+		case staunch.StepFailed:
+			state = "failed"
+		case staunch.StepReverting:
+			state = "being undone"
+		case staunch.StepDiverged:
+			state = "changed by someone else"
+		case staunch.StepKept:
+			state = "stays in force after release"
+		default: // reverted and void take nothing away
+			continue
+		}
+		line := fmt.Sprintf("%s %s: %s", s.Verb, s.Target, state)
+		if s.Note != "" && s.State != staunch.StepProven {
+			line += " (" + s.Note + ")"
+		}
+		out = append(out, line)
+	}
+	return out
+}
+
+// howTo says what a person can do next.
+func howTo(kind Kind, c staunch.Containment, steps []staunch.Step) string {
+	switch {
+	case kind == KindReleased || c.Phase == staunch.PhaseReleased:
+		return ""
+	case c.Phase == staunch.PhaseApproval:
+		return "nothing is done until someone approves it; see: staunch show " + c.ID
+	}
+	out := "staunch release " + c.ID
+	if c.Phase == staunch.PhaseWindow {
+		out = "staunch clear " + c.ID + " (before " + c.WindowEnds.String() + ", or the next stage follows)"
+	}
+	if slices.ContainsFunc(steps, func(s staunch.Step) bool {
+		return s.Intent.Revives && s.State != staunch.StepReverted && s.State != staunch.StepVoid
+	}) {
+		out += "; a release would revive a secret that may be stolen: rotate it first"
+	}
+	return out
+}
+
+func firstLines(lines []string) []string {
+	if len(lines) <= MaxLines {
+		return slices.Clone(lines)
+	}
+	out := slices.Clone(lines[:MaxLines-1])
+	return append(out, fmt.Sprintf("and %d more", len(lines)-len(out)))
+}

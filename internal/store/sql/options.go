@@ -1,0 +1,67 @@
+package sqlstore
+
+import (
+	"fmt"
+	"log/slog"
+	"regexp"
+
+	"github.com/staunch-project/staunch"
+)
+
+// Options says how a store is opened.
+type Options struct {
+	// Chain hashes records; it is needed.
+	Chain Chainer
+	// Log gets what no caller is told, such as a checkpoint that has to be
+	// tried again. nil discards it.
+	Log *slog.Logger
+	// Node names this process's lanes. Processes that run at the same time
+	// have names of their own. The default is "local".
+	Node string
+	// Lanes is how many chains of records this process keeps: as many
+	// transactions as that can append at once. The default is 1 for SQLite,
+	// which writes one transaction at a time anyway, and 4 for PostgreSQL.
+	Lanes int
+	// Clock is SQLite's clock for leases; PostgreSQL has its own. nil is the
+	// machine's.
+	Clock staunch.Clock
+	// Conns bounds the connections: for SQLite those that read, 4 by default;
+	// for PostgreSQL all, 16 by default. A View that is called inside of
+	// another, or of an Update, takes one more.
+	Conns int
+}
+
+var nodeName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+const maxLanes = 64
+
+func (o Options) withDefaults(lanes, conns int) (Options, error) {
+	if o.Chain == nil {
+		return o, fmt.Errorf("opening the store: %w: no Chain", staunch.ErrInvalid)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Node == "" {
+		o.Node = "local"
+	}
+	if !nodeName.MatchString(o.Node) {
+		return o, fmt.Errorf("opening the store: %w: node name %q (letters, digits and ._- , at most 64)", staunch.ErrInvalid, o.Node)
+	}
+	if o.Lanes == 0 {
+		o.Lanes = lanes
+	}
+	if o.Lanes < 0 || o.Lanes > maxLanes {
+		return o, fmt.Errorf("opening the store: %w: %d lanes, at most %d", staunch.ErrInvalid, o.Lanes, maxLanes)
+	}
+	if o.Conns == 0 {
+		o.Conns = conns
+	}
+	if o.Conns < 2 || o.Conns > 1000 {
+		return o, fmt.Errorf("opening the store: %w: %d connections, between 2 and 1000", staunch.ErrInvalid, o.Conns)
+	}
+	if o.Clock == nil {
+		o.Clock = staunch.SystemClock{}
+	}
+	return o, nil
+}

@@ -1,0 +1,339 @@
+package sqlstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// session is a connection inside a transaction.
+type session interface {
+	exec(ctx context.Context, text string, args []any) (rows int64, err error)
+	// query calls row for each row; scan reads the row's columns.
+	query(ctx context.Context, text string, args []any, row func(scan func(dest ...any) error) error) error
+}
+
+// engine is what the two databases do differently inside a transaction.
+type engine interface {
+	// lane gives the lane that the transaction appends to. It is called once.
+	lane(t *tx) (string, error)
+	// holdSeq gives the next sequence of a hold: higher than that of every
+	// transaction that has committed or commits before this one.
+	holdSeq(t *tx) (int64, error)
+	now(t *reader) (staunch.Time, error)
+	// texts keeps the statements that were put together.
+	texts() *texts
+}
+
+// Limits of what goes into key columns and rows.
+const (
+	maxKey  = 2500     // PostgreSQL indexes no more
+	maxBody = 64 << 20 // far above what a bounded input makes
+)
+
+var errOver = errors.New("the transaction is over")
+
+// reader implements store.Reader. It is not safe for concurrent use.
+type reader struct {
+	ctx     context.Context
+	session session
+	engine  engine
+	// failed is the first error of the database. What comes after it would run
+	// in a broken transaction, so everything returns it.
+	failed error
+	// flush writes what a transaction keeps back.
+	flush func() error
+	wrote bool
+	size  int
+}
+
+var _ store.Reader = (*reader)(nil)
+
+// end makes every later use an error.
+func (r *reader) end() {
+	if r.failed == nil {
+		r.failed = errOver
+	}
+}
+
+func (r *reader) fail(err error) error {
+	if r.failed == nil {
+		r.failed = err
+	}
+	return err
+}
+
+// check refuses what one of the databases could not keep, so that both behave
+// the same, and adds up the bytes.
+func (r *reader) check(args []any) error {
+	for i, a := range args {
+		switch v := a.(type) {
+		case string:
+			if len(v) > maxKey {
+				return fmt.Errorf("%w: a key of %d bytes, at most %d", staunch.ErrInvalid, len(v), maxKey)
+			}
+			if !utf8.ValidString(v) || strings.IndexByte(v, 0) >= 0 {
+				return fmt.Errorf("%w: a key that is not UTF-8 text without NUL: %q", staunch.ErrInvalid, v)
+			}
+			r.size += len(v)
+		case []byte:
+			if len(v) > maxBody {
+				return fmt.Errorf("%w: a value of %d bytes, at most %d", staunch.ErrInvalid, len(v), maxBody)
+			}
+			r.size += len(v)
+		case int64:
+		default:
+			return fmt.Errorf("argument %d is a %T, which the store does not pass on", i+1, a)
+		}
+	}
+	return nil
+}
+
+func (r *reader) exec(text string, args ...any) (int64, error) {
+	if r.failed != nil {
+		return 0, r.failed
+	}
+	if err := r.check(args); err != nil {
+		return 0, err
+	}
+	r.wrote = true
+	n, err := r.session.exec(r.ctx, text, args)
+	if err != nil {
+		return 0, r.fail(err)
+	}
+	return n, nil
+}
+
+// put executes an insertion and tells whether it inserted.
+func (r *reader) put(text string, args ...any) (bool, error) {
+	n, err := r.exec(text, args...)
+	return n > 0, err
+}
+
+func (r *reader) query(text string, args []any, row func(scan func(dest ...any) error) error) error {
+	if r.failed != nil {
+		return r.failed
+	}
+	if err := r.check(args); err != nil {
+		return err
+	}
+	var own error
+	err := r.session.query(r.ctx, text, args, func(scan func(dest ...any) error) error {
+		own = row(scan)
+		return own
+	})
+	if err != nil && own == nil {
+		return r.fail(err)
+	}
+	return err
+}
+
+// one reads the columns of a single row; what names it in errors.
+func (r *reader) one(what string, text string, args []any, dest ...any) error {
+	found := false
+	err := r.query(text, args, func(scan func(...any) error) error {
+		found = true
+		return scan(dest...)
+	})
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", what, err)
+	}
+	if !found {
+		return fmt.Errorf("%s: %w", what, staunch.ErrNotFound)
+	}
+	return nil
+}
+
+// optional is one, with a row that is not there as found == false.
+func (r *reader) optional(what string, text string, args []any, dest ...any) (found bool, err error) {
+	err = r.one(what, text, args, dest...)
+	if r.failed == nil && errors.Is(err, staunch.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// get reads one item from its body.
+func get[T any](r *reader, what, text string, args ...any) (T, error) {
+	var v T
+	var body []byte
+	if err := r.one(what, text, args, &body); err != nil {
+		return v, err
+	}
+	if err := decode(body, &v); err != nil {
+		return v, fmt.Errorf("reading %s: %w", what, err)
+	}
+	return v, nil
+}
+
+// list reads the items of a listing from their bodies.
+func list[T any](r *reader, what, text string, args ...any) ([]T, error) {
+	out := []T{}
+	err := r.query(text, args, func(scan func(...any) error) error {
+		var body []byte
+		if err := scan(&body); err != nil {
+			return err
+		}
+		var v T
+		if err := decode(body, &v); err != nil {
+			return err
+		}
+		out = append(out, v)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing %s: %w", what, err)
+	}
+	return out, nil
+}
+
+// encode makes a body. Unlike json.Marshal it leaves <, > and & alone, so that
+// raw parts come back as they were put.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, fmt.Errorf("%w: encoding a %T: %w", staunch.ErrInvalid, v, err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// decode reads a body and refuses a version that this release does not know.
+func decode(body []byte, v any) error {
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("decoding a %T: %w", v, err)
+	}
+	version := 0
+	switch x := v.(type) {
+	case *staunch.Event:
+		version = x.V
+	case *staunch.Fact:
+		version = x.V
+	case *staunch.Identity:
+		version = x.V
+	case *staunch.Signal:
+		version = x.V
+	case *staunch.Decision:
+		version = x.V
+	case *staunch.Containment:
+		version = x.V
+	case *staunch.Plan:
+		version = x.V
+	case *staunch.Step:
+		version = x.V
+	case *staunch.Hold:
+		version = x.V
+	}
+	if version > staunch.Version {
+		return fmt.Errorf("%w: a %T of version %d, this release knows %d", staunch.ErrInvalid, v, version, staunch.Version)
+	}
+	return nil
+}
+
+// limitOf reads a listing's limit, 0 or less being the default.
+func limitOf(n int) int64 {
+	if n <= 0 {
+		return store.DefaultPage
+	}
+	return int64(n)
+}
+
+func (r *reader) page(p store.Page) int64 { return min(limitOf(p.Limit), store.MaxPage) }
+
+// union is a query with one arm for each of a list of keys. Each arm walks its
+// own index range in order and stops at the limit, so that the cost is that of
+// the rows returned times the arms, however many rows a key has.
+type union struct {
+	name string
+	// head + arms joined by UNION + tail; @1, @2 … in arm are the arm's own
+	// parameters, $1 … $shared those that all have.
+	head, arm, tail string
+	shared, own     int
+}
+
+const maxArms = 64
+
+// texts keeps the texts of unions by their number of arms, which is a power of
+// two, so that they are few and can be prepared.
+type texts struct {
+	mu sync.Mutex
+	m  map[string]map[int]string
+}
+
+func (c *texts) of(u *union, arms int) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t, ok := c.m[u.name][arms]; ok {
+		return t
+	}
+	var b strings.Builder
+	b.WriteString(u.head)
+	for i := range arms {
+		if i > 0 {
+			b.WriteString(" UNION ")
+		}
+		arm := u.arm
+		for k := range u.own {
+			arm = strings.ReplaceAll(arm, "@"+strconv.Itoa(k+1), "$"+strconv.Itoa(u.shared+i*u.own+k+1))
+		}
+		b.WriteString("SELECT * FROM (" + arm + ") AS a" + strconv.Itoa(i))
+	}
+	b.WriteString(u.tail)
+	if c.m == nil {
+		c.m = map[string]map[int]string{}
+	}
+	if c.m[u.name] == nil {
+		c.m[u.name] = map[int]string{}
+	}
+	c.m[u.name][arms] = b.String()
+	return b.String()
+}
+
+// fan runs the union over keys, each of u.own values, in chunks. The chunks'
+// rows still have to be merged, in order and without doubles.
+func (u *union) fan(r *reader, keys [][]any, shared []any, row func(scan func(...any) error) error) error {
+	for len(keys) > 0 {
+		chunk := keys[:min(len(keys), maxArms)]
+		keys = keys[len(chunk):]
+		arms := 1
+		for arms < len(chunk) {
+			arms *= 2
+		}
+		args := append(make([]any, 0, len(shared)+arms*u.own), shared...)
+		for i := range arms {
+			// The last key fills up; UNION drops what it gives again.
+			args = append(args, chunk[min(i, len(chunk)-1)]...)
+		}
+		if err := u.query(r, arms, args, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *union) query(r *reader, arms int, args []any, row func(scan func(...any) error) error) error {
+	return r.query(r.engine.texts().of(u, arms), args, row)
+}
+
+// keysOf returns the refs' keys, each once.
+func keysOf(refs []staunch.Ref) [][]any {
+	seen := make(map[staunch.Ref]bool, len(refs))
+	out := make([][]any, 0, len(refs))
+	for _, ref := range refs {
+		if !seen[ref] && !ref.IsZero() {
+			seen[ref] = true
+			out = append(out, []any{ref.Key()})
+		}
+	}
+	return out
+}

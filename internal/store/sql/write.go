@@ -1,0 +1,621 @@
+package sqlstore
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// Chainer computes the keyed hash of a record that follows the one whose hash
+// is prev; prev is "" for a lane's first. V, Lane, Seq and Prev are set when it
+// is called, Hash is not. It must be safe for concurrent use.
+type Chainer interface {
+	Hash(prev string, r staunch.Record) (string, error)
+}
+
+// tx implements store.Tx.
+type tx struct {
+	reader
+	chain    Chainer
+	onCommit []func()
+	// head is the end of the transaction's lane, once it has appended.
+	head    *store.Head
+	fresh   bool // the lane has no row yet
+	dirty   bool // head is not written yet
+	headSeq int64
+	// shreds says that something was deleted for good.
+	shreds bool
+	change Change // what listeners are to be told
+}
+
+var _ store.Tx = (*tx)(nil)
+
+func newTx(r reader, chain Chainer) *tx {
+	t := &tx{reader: r, chain: chain}
+	t.flush = t.writeHead
+	return t
+}
+
+func (t *tx) OnCommit(fn func()) {
+	if t.failed == nil {
+		t.onCommit = append(t.onCommit, fn)
+	}
+}
+
+// finish writes what was kept back and returns the error that the transaction
+// has to fail with, whatever its function made of it.
+func (t *tx) finish() error {
+	if t.failed == nil {
+		if err := t.writeHead(); err != nil {
+			return err
+		}
+	}
+	return t.failed
+}
+
+func need(what, id string) error {
+	if id == "" {
+		return fmt.Errorf("%w: a %s without id", staunch.ErrInvalid, what)
+	}
+	return nil
+}
+
+func version(v int) int {
+	if v == 0 {
+		return staunch.Version
+	}
+	return v
+}
+
+func (t *tx) PutEvent(e staunch.Event) (bool, error) {
+	if err := need("event", e.ID); err != nil {
+		return false, err
+	}
+	e.V = version(e.V)
+	body, err := encode(e)
+	if err != nil {
+		return false, err
+	}
+	inserted, err := t.put("INSERT INTO events (id, at, body) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING", e.ID, int64(e.Time), body)
+	if err != nil || !inserted {
+		return false, wrap(err, "putting event %s", e.ID)
+	}
+	for _, key := range keysOf(e.Actor) {
+		if _, err := t.exec("INSERT INTO event_actors (ref, at, event) VALUES ($1, $2, $3)", key[0], int64(e.Time), e.ID); err != nil {
+			return false, fmt.Errorf("putting event %s: %w", e.ID, err)
+		}
+	}
+	return true, nil
+}
+
+func wrap(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf(format+": %w", append(args, err)...)
+}
+
+func (t *tx) PutFact(f staunch.Fact) (bool, error) {
+	if err := need("fact", f.ID); err != nil {
+		return false, err
+	}
+	f.V = version(f.V)
+	body, err := encode(f)
+	if err != nil {
+		return false, err
+	}
+	inserted, err := t.put("INSERT INTO facts (id, subject, at, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING",
+		f.ID, f.Subject.Key(), int64(f.Time), body)
+	if err != nil || !inserted {
+		return false, wrap(err, "putting fact %s", f.ID)
+	}
+	for _, l := range f.Links() {
+		if body, err = encode(link(l)); err != nil {
+			return false, err
+		}
+		_, err := t.exec("INSERT INTO links (fact, rel, from_ref, to_ref, since, body) VALUES ($1, $2, $3, $4, $5, $6)",
+			l.Fact, string(l.Rel), l.From.Key(), l.To.Key(), int64(l.Since), body)
+		if err != nil {
+			return false, fmt.Errorf("putting a link of fact %s: %w", f.ID, err)
+		}
+	}
+	return true, nil
+}
+
+func (t *tx) PutIdentity(i staunch.Identity) error {
+	if err := need("identity", i.Name); err != nil {
+		return err
+	}
+	keys := keysOf(i.Accounts)
+	// Looked at before anything is written, so that a conflict changes nothing.
+	for _, key := range keys {
+		var other string
+		found, err := t.optional("the identity of an account", "SELECT identity FROM identity_accounts WHERE ref = $1", key, &other)
+		if err != nil {
+			return fmt.Errorf("putting identity %s: %w", i.Name, err)
+		}
+		if found && other != i.Name {
+			return fmt.Errorf("putting identity %s: %w: identity %s has one of its accounts", i.Name, staunch.ErrConflict, other)
+		}
+	}
+	i.V = version(i.V)
+	body, err := encode(i)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("INSERT INTO identities (name, body) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET body = excluded.body", i.Name, body)
+	if err == nil {
+		_, err = t.exec("DELETE FROM identity_accounts WHERE identity = $1", i.Name)
+	}
+	for _, key := range keys {
+		if err == nil {
+			_, err = t.exec("INSERT INTO identity_accounts (ref, identity) VALUES ($1, $2)", key[0], i.Name)
+		}
+	}
+	return wrap(err, "putting identity %s", i.Name)
+}
+
+func (t *tx) DeleteIdentity(name string) error {
+	_, err := t.exec("DELETE FROM identity_accounts WHERE identity = $1", name)
+	if err == nil {
+		_, err = t.exec("DELETE FROM identities WHERE name = $1", name)
+	}
+	return wrap(err, "deleting identity %s", name)
+}
+
+func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
+	if err := need("signal", s.ID); err != nil {
+		return false, err
+	}
+	s.V = version(s.V)
+	body, err := encode(s)
+	if err != nil {
+		return false, err
+	}
+	inserted, err := t.put("INSERT INTO signals (id, accused, at, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING",
+		s.ID, s.Accused.Key(), int64(s.Time), body)
+	return inserted, wrap(err, "putting signal %s", s.ID)
+}
+
+func (t *tx) PutDecision(d staunch.Decision) (bool, error) {
+	if err := need("decision", d.ID); err != nil {
+		return false, err
+	}
+	d.V = version(d.V)
+	body, err := encode(d)
+	if err != nil {
+		return false, err
+	}
+	inserted, err := t.put("INSERT INTO decisions (id, at, body) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING", d.ID, int64(d.Made), body)
+	return inserted, wrap(err, "putting decision %s", d.ID)
+}
+
+func (t *tx) PutContainment(c staunch.Containment) error {
+	if err := need("containment", c.ID); err != nil {
+		return err
+	}
+	c.V = version(c.V)
+	body, err := encode(c)
+	if err != nil {
+		return err
+	}
+	unreleased := int64(0)
+	var want []string
+	if c.Phase.Open() {
+		unreleased = 1
+		for _, key := range keysOf(append([]staunch.Ref{c.Subject}, c.Names...)) {
+			want = append(want, key[0].(string)) //nolint:errcheck // keysOf makes strings
+		}
+	}
+	written, err := t.put(`INSERT INTO containments (id, at, unreleased, generation, body) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (id) DO UPDATE SET at = excluded.at, unreleased = excluded.unreleased, generation = excluded.generation, body = excluded.body
+		WHERE containments.generation <= excluded.generation`, c.ID, int64(c.Opened), unreleased, c.Generation, body)
+	if err != nil {
+		return fmt.Errorf("putting containment %s: %w", c.ID, err)
+	}
+	if !written {
+		return fmt.Errorf("putting containment %s: %w: a generation above %d is stored", c.ID, staunch.ErrConflict, c.Generation)
+	}
+	return wrap(t.putContainmentRefs(c.ID, want), "putting containment %s", c.ID)
+}
+
+func (t *tx) putContainmentRefs(id string, want []string) error {
+	var have []string
+	err := t.query("SELECT ref FROM containment_refs WHERE containment = $1", []any{id}, func(scan func(...any) error) error {
+		var ref string
+		if err := scan(&ref); err != nil {
+			return err
+		}
+		have = append(have, ref)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, ref := range have {
+		if !slices.Contains(want, ref) {
+			if _, err := t.exec("DELETE FROM containment_refs WHERE ref = $1 AND containment = $2", ref, id); err != nil {
+				return err
+			}
+		}
+	}
+	for _, ref := range want {
+		if !slices.Contains(have, ref) {
+			if _, err := t.exec("INSERT INTO containment_refs (ref, containment) VALUES ($1, $2)", ref, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (t *tx) PutPlan(p staunch.Plan) (bool, error) {
+	if err := need("plan", p.ID); err != nil {
+		return false, err
+	}
+	p.V = version(p.V)
+	body, err := encode(p)
+	if err != nil {
+		return false, err
+	}
+	inserted, err := t.put(`INSERT INTO plans (id, containment, stage, child, generation, body) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (id) DO NOTHING`, p.ID, p.Containment, int64(p.Stage), int64(p.Child), p.Generation, body)
+	return inserted, wrap(err, "putting plan %s", p.ID)
+}
+
+func (t *tx) PutStep(s staunch.Step) error {
+	if err := need("step", s.ID); err != nil {
+		return err
+	}
+	s.V = version(s.V)
+	body, err := encode(s)
+	if err != nil {
+		return err
+	}
+	written, err := t.put(`INSERT INTO steps (id, plan, containment, seq, generation, body) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (id) DO UPDATE SET plan = excluded.plan, containment = excluded.containment, seq = excluded.seq,
+		generation = excluded.generation, body = excluded.body WHERE steps.generation <= excluded.generation`,
+		s.ID, s.Plan, s.Containment, int64(s.Seq), s.Generation, body)
+	if err != nil {
+		return fmt.Errorf("putting step %s: %w", s.ID, err)
+	}
+	if !written {
+		return fmt.Errorf("putting step %s: %w: a generation above %d is stored", s.ID, staunch.ErrConflict, s.Generation)
+	}
+	return nil
+}
+
+func (t *tx) PutHold(h staunch.Hold) (staunch.Hold, error) {
+	if err := need("hold", h.ID); err != nil {
+		return staunch.Hold{}, err
+	}
+	if h.Plane != staunch.PlaneGuard && h.Plane != staunch.PlanePlatform {
+		return staunch.Hold{}, fmt.Errorf("%w: hold %s is on no plane: %q", staunch.ErrInvalid, h.ID, h.Plane)
+	}
+	target, active := h.Target.Key(), int64(0)
+	// The turn comes first: on PostgreSQL everything that is read for a hold is
+	// then read while no other transaction can be changing one.
+	seq, err := t.engine.holdSeq(t)
+	if err != nil {
+		return staunch.Hold{}, fmt.Errorf("putting hold %s: %w", h.ID, err)
+	}
+	if h.Active() {
+		active = 1
+		var other string
+		// The unique index says the same, but its error would end the
+		// transaction.
+		found, err := t.optional("the active hold", "SELECT id FROM holds WHERE target = $1 AND plane = $2 AND active = 1",
+			[]any{target, string(h.Plane)}, &other)
+		if err != nil {
+			return staunch.Hold{}, fmt.Errorf("putting hold %s: %w", h.ID, err)
+		}
+		if found && other != h.ID {
+			return staunch.Hold{}, fmt.Errorf("putting hold %s: %w: hold %s is active on %s", h.ID, staunch.ErrConflict, other, h.Target)
+		}
+	}
+	h.V, h.Seq = version(h.V), seq
+	body, err := encode(h)
+	if err != nil {
+		return staunch.Hold{}, err
+	}
+	_, err = t.exec(`INSERT INTO holds (id, seq, plane, target, active, body) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, plane = excluded.plane, target = excluded.target,
+		active = excluded.active, body = excluded.body`, h.ID, h.Seq, string(h.Plane), target, active, body)
+	for _, c := range h.Claims {
+		if err == nil {
+			_, err = t.exec("INSERT INTO hold_claims (containment, hold) VALUES ($1, $2) ON CONFLICT (containment, hold) DO NOTHING", c, h.ID)
+		}
+	}
+	if err != nil {
+		return staunch.Hold{}, fmt.Errorf("putting hold %s: %w", h.ID, err)
+	}
+	t.change.Holds = true
+	return h, nil
+}
+
+func (t *tx) PutTimer(m store.Timer) error {
+	if err := need("timer", m.ID); err != nil {
+		return err
+	}
+	t.change.Work = true
+	_, err := t.exec(`INSERT INTO timers (id, due, kind, about) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (id) DO UPDATE SET due = excluded.due, kind = excluded.kind, about = excluded.about`,
+		m.ID, int64(m.Due), m.Kind, m.About)
+	return wrap(err, "putting timer %s", m.ID)
+}
+
+func (t *tx) DeleteTimer(id string) error {
+	_, err := t.exec("DELETE FROM timers WHERE id = $1", id)
+	return wrap(err, "deleting timer %s", id)
+}
+
+func (t *tx) PutCursor(name, value string) error {
+	_, err := t.exec("INSERT INTO cursors (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+		name, []byte(value))
+	return wrap(err, "putting cursor %s", name)
+}
+
+func (t *tx) Reserve(name string, limit, keep int, useKept bool) (bool, error) {
+	if err := need("cap", name); err != nil {
+		return false, err
+	}
+	if limit < 0 || keep < 0 {
+		return false, fmt.Errorf("%w: cap %s with limit %d, kept %d", staunch.ErrInvalid, name, limit, keep)
+	}
+	places := limit
+	if !useKept {
+		places = max(limit-keep, 0)
+	}
+	taken, err := t.put("UPDATE caps SET used = used + 1, lim = $2 WHERE name = $1 AND used < $3", name, int64(limit), int64(places))
+	if err != nil || taken {
+		return taken, wrap(err, "reserving %s", name)
+	}
+	// Either it is not there yet, or it has no place left.
+	first := int64(min(places, 1))
+	inserted, err := t.put("INSERT INTO caps (name, used, lim) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING", name, first, int64(limit))
+	if err == nil && !inserted {
+		_, err = t.exec("UPDATE caps SET lim = $2 WHERE name = $1 AND lim <> $2", name, int64(limit))
+	}
+	return inserted && first == 1 && err == nil, wrap(err, "reserving %s", name)
+}
+
+func (t *tx) GiveBack(name string) error {
+	_, err := t.exec("UPDATE caps SET used = used - 1 WHERE name = $1 AND used > 0", name)
+	return wrap(err, "giving back %s", name)
+}
+
+func (t *tx) PutBreaker(b store.Breaker) error {
+	if err := need("breaker", b.Scope); err != nil {
+		return err
+	}
+	body, err := encode(b)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("INSERT INTO breakers (scope, body) VALUES ($1, $2) ON CONFLICT (scope) DO UPDATE SET body = excluded.body", b.Scope, body)
+	return wrap(err, "putting breaker %s", b.Scope)
+}
+
+// PutToken inserts or replaces by id. A hash that another token has is a
+// staunch.ErrConflict.
+func (t *tx) PutToken(k store.Token) error {
+	if err := need("token", k.ID); err != nil {
+		return err
+	}
+	if k.Hash == "" {
+		return fmt.Errorf("%w: token %s without hash", staunch.ErrInvalid, k.ID)
+	}
+	var other string
+	found, err := t.optional("a token", "SELECT id FROM tokens WHERE hash = $1", []any{k.Hash}, &other)
+	if err != nil {
+		return fmt.Errorf("putting token %s: %w", k.ID, err)
+	}
+	if found && other != k.ID {
+		return fmt.Errorf("putting token %s: %w: token %s has its hash", k.ID, staunch.ErrConflict, other)
+	}
+	body, err := encode(k)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("INSERT INTO tokens (id, hash, body) VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE SET hash = excluded.hash, body = excluded.body",
+		k.ID, k.Hash, body)
+	return wrap(err, "putting token %s", k.ID)
+}
+
+func (t *tx) DeleteToken(id string) error {
+	_, err := t.exec("DELETE FROM tokens WHERE id = $1", id)
+	return wrap(err, "deleting token %s", id)
+}
+
+func (t *tx) PutBundle(b store.Bundle, activate bool) error {
+	if err := need("bundle", b.Hash); err != nil {
+		return err
+	}
+	_, err := t.exec("INSERT INTO bundles (hash, made, body) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING", b.Hash, int64(b.Made), nonNil(b.Body))
+	if err == nil && activate {
+		_, err = t.exec("INSERT INTO active_bundle (one, hash) VALUES (1, $1) ON CONFLICT (one) DO UPDATE SET hash = excluded.hash", b.Hash)
+	}
+	return wrap(err, "putting bundle %s", b.Hash)
+}
+
+// nonNil keeps an empty value from becoming NULL.
+func nonNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// PutSealed keeps the first value of an id: a pre-image that was read again
+// after the effect must not replace the one from before it.
+func (t *tx) PutSealed(id string, blob []byte) error {
+	if err := need("sealed value", id); err != nil {
+		return err
+	}
+	_, err := t.exec("INSERT INTO sealed (id, blob) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING", id, nonNil(blob))
+	return wrap(err, "putting sealed value %s", id)
+}
+
+// PutSecret keeps the first value of a ref, and the later of the times.
+func (t *tx) PutSecret(ref staunch.Ref, until staunch.Time, blob []byte) error {
+	if err := ref.Validate(); err != nil {
+		return fmt.Errorf("putting a secret: %w", err)
+	}
+	_, err := t.exec(`INSERT INTO secrets (ref, until, blob) VALUES ($1, $2, $3)
+		ON CONFLICT (ref) DO UPDATE SET until = excluded.until WHERE secrets.until <> 0 AND (excluded.until = 0 OR excluded.until > secrets.until)`,
+		ref.Key(), int64(until), nonNil(blob))
+	return wrap(err, "putting the secret of %s", ref)
+}
+
+// Shred deletes. SQLite overwrites what is deleted and empties its write-ahead
+// log right after the commit, or, while a reader is in the way, after a later
+// one. PostgreSQL drops the row's bytes at its next vacuum; what stands there
+// till then is sealed.
+func (t *tx) Shred(ids ...string) error {
+	for _, id := range ids {
+		gone, err := t.put("DELETE FROM sealed WHERE id = $1", id)
+		if err != nil {
+			return fmt.Errorf("shredding %s: %w", id, err)
+		}
+		t.shreds = t.shreds || gone
+	}
+	return nil
+}
+
+// ShredSecret deletes as Shred does.
+func (t *tx) ShredSecret(ref staunch.Ref) error {
+	gone, err := t.put("DELETE FROM secrets WHERE ref = $1", ref.Key())
+	if err != nil {
+		return fmt.Errorf("shredding the secret of %s: %w", ref, err)
+	}
+	t.shreds = t.shreds || gone
+	return nil
+}
+
+func (t *tx) AppendRecord(rec staunch.Record) (staunch.Record, error) {
+	if t.failed != nil {
+		return staunch.Record{}, fmt.Errorf("appending a record: %w", t.failed)
+	}
+	if t.head == nil {
+		lane, err := t.engine.lane(t)
+		if err != nil {
+			return staunch.Record{}, fmt.Errorf("appending a record: %w", err)
+		}
+		h := store.Head{Lane: lane}
+		found, err := t.optional("the head of lane "+lane, "SELECT seq, hash FROM lanes WHERE lane = $1", []any{lane}, &h.Seq, &h.Hash)
+		if err != nil {
+			return staunch.Record{}, fmt.Errorf("appending a record: %w", err)
+		}
+		t.head, t.fresh, t.headSeq = &h, !found, h.Seq
+	}
+	rec.V, rec.Lane, rec.Seq, rec.Prev, rec.Hash = staunch.Version, t.head.Lane, t.head.Seq+1, t.head.Hash, ""
+	hash, err := t.chain.Hash(rec.Prev, rec)
+	if err != nil {
+		return staunch.Record{}, fmt.Errorf("hashing record %d of lane %s: %w", rec.Seq, rec.Lane, err)
+	}
+	rec.Hash = hash
+	_, err = t.exec(`INSERT INTO records (lane, seq, v, at, kind, actor, about, body, prev, hash)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+		rec.Lane, rec.Seq, int64(rec.V), int64(rec.Time), string(rec.Kind), rec.Actor, rec.About, nonNil(rec.Body), rec.Prev, rec.Hash)
+	if err != nil {
+		return staunch.Record{}, fmt.Errorf("appending record %d of lane %s: %w", rec.Seq, rec.Lane, err)
+	}
+	t.head.Seq, t.head.Hash, t.head.Time, t.dirty = rec.Seq, rec.Hash, rec.Time, true
+	return rec, nil
+}
+
+var errHeadMoved = errors.New("another process appends to this node's lane: every process needs a node name of its own")
+
+// writeHead moves the lane's head on, on the condition that it stands where it
+// was read.
+func (t *tx) writeHead() error {
+	if !t.dirty {
+		return nil
+	}
+	h := t.head
+	var moved bool
+	var err error
+	if t.fresh {
+		moved, err = t.put("INSERT INTO lanes (lane, seq, hash, at) VALUES ($1, $2, $3, $4) ON CONFLICT (lane) DO NOTHING",
+			h.Lane, h.Seq, h.Hash, int64(h.Time))
+	} else {
+		moved, err = t.put("UPDATE lanes SET seq = $2, hash = $3, at = $4 WHERE lane = $1 AND seq = $5",
+			h.Lane, h.Seq, h.Hash, int64(h.Time), t.headSeq)
+	}
+	if err != nil {
+		return fmt.Errorf("moving the head of lane %s: %w", h.Lane, err)
+	}
+	if !moved {
+		return t.fail(fmt.Errorf("moving the head of lane %s: %w", h.Lane, errHeadMoved))
+	}
+	t.fresh, t.dirty, t.headSeq = false, false, h.Seq
+	return nil
+}
+
+// PutNotice inserts or replaces by id.
+func (t *tx) PutNotice(n store.Notice) error {
+	if err := need("notice", n.ID); err != nil {
+		return err
+	}
+	body, err := encode(n)
+	if err != nil {
+		return err
+	}
+	t.change.Work = true
+	_, err = t.exec(`INSERT INTO notices (id, due, done, body) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (id) DO UPDATE SET due = excluded.due, done = excluded.done, body = excluded.body`,
+		n.ID, int64(n.Due), int64(n.Done), body)
+	return wrap(err, "putting notice %s", n.ID)
+}
+
+// PutParked keeps the first of an id.
+func (t *tx) PutParked(p store.Parked) error {
+	if err := need("parked record", p.ID); err != nil {
+		return err
+	}
+	body, err := encode(p)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("INSERT INTO parked (id, body, raw) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING", p.ID, body, nonNil(p.Raw))
+	return wrap(err, "parking record %s", p.ID)
+}
+
+func (t *tx) DeleteParked(id string) error {
+	_, err := t.exec("DELETE FROM parked WHERE id = $1", id)
+	return wrap(err, "deleting parked record %s", id)
+}
+
+func (t *tx) Lease(name, owner string, ttl time.Duration) (int64, bool, error) {
+	if name == "" || owner == "" || ttl <= 0 {
+		return 0, false, fmt.Errorf("%w: lease %q for owner %q over %v", staunch.ErrInvalid, name, owner, ttl)
+	}
+	now, err := t.engine.now(&t.reader)
+	if err != nil {
+		return 0, false, fmt.Errorf("taking lease %s: %w", name, err)
+	}
+	ok, err := t.put(`INSERT INTO leases (name, owner, generation, until) VALUES ($1, $2, 1, $3)
+		ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until,
+		generation = leases.generation + CASE WHEN leases.owner = excluded.owner THEN 0 ELSE 1 END
+		WHERE leases.owner = excluded.owner OR leases.until <= $4`, name, owner, int64(now.Add(ttl)), int64(now))
+	if err != nil {
+		return 0, false, fmt.Errorf("taking lease %s: %w", name, err)
+	}
+	var generation int64
+	if err := t.one("lease "+name, "SELECT generation FROM leases WHERE name = $1", []any{name}, &generation); err != nil {
+		return 0, false, err
+	}
+	return generation, ok, nil
+}
+
+// ReleaseLease lets others take the lease at once. Where owner does not hold
+// it, nothing happens.
+func (t *tx) ReleaseLease(name, owner string) error {
+	// An owner of "" makes the generation rise whoever takes it next.
+	_, err := t.exec("UPDATE leases SET owner = '', until = 0 WHERE name = $1 AND owner = $2", name, owner)
+	return wrap(err, "releasing lease %s", name)
+}
