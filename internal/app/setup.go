@@ -14,14 +14,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/config"
 	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
-	"github.com/staunch-project/staunch/internal/format/generic"
 	formats "github.com/staunch-project/staunch/internal/format/registry"
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
 	"github.com/staunch-project/staunch/internal/inventory"
@@ -44,34 +42,17 @@ type Setup struct {
 
 // NewFormat returns the format called name; generic needs a mapping file.
 func NewFormat(name, mapping string) (format.Format, error) {
-	if name == "generic" {
-		if mapping == "" {
-			return nil, &staunch.Problem{Place: "format generic", Reason: "needs a mapping file", Hint: "give --mapping FILE, or mapping: in the source"}
-		}
-		data, err := os.ReadFile(mapping)
-		if err != nil {
-			return nil, fmt.Errorf("reading the mapping: %w", err)
-		}
-		return generic.New(name, data, mapping)
+	if name != formats.GenericName {
+		return formats.New(name)
 	}
-	for _, f := range formats.Formats() {
-		if f.Name() == name {
-			return f, nil
-		}
+	if mapping == "" {
+		return nil, &staunch.Problem{Place: "format generic", Reason: "needs a mapping file", Hint: "give --mapping FILE, or mapping: in the source"}
 	}
-	return nil, &staunch.Problem{Place: "format " + name, Reason: "is not known", Hint: fmt.Sprintf("one of %v", FormatNames())}
-}
-
-// FormatNames returns the names of all formats, sorted.
-func FormatNames() []string {
-	names := []string{"generic"}
-	for _, f := range formats.Formats() {
-		if !slices.Contains(names, f.Name()) {
-			names = append(names, f.Name())
-		}
+	data, err := os.ReadFile(mapping)
+	if err != nil {
+		return nil, fmt.Errorf("reading the mapping: %w", err)
 	}
-	sort.Strings(names)
-	return names
+	return formats.Generic("", data, mapping)
 }
 
 // Load reads everything that the configuration names. Refused rules do not make
@@ -124,10 +105,6 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	groups := map[[2]string]int{}
-	for _, id := range s.Identities {
-		groups[[2]string{id.Environment, id.Purpose}]++
-	}
 	body, err := json.Marshal(struct {
 		V          int                `json:"v"`
 		Rules      string             `json:"rules"`
@@ -142,7 +119,7 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	}
 	sum := sha256.Sum256(body)
 	s.Body = body
-	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Policy: policy, Groups: groups}
+	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Policy: policy, Groups: inventory.CountGroups(s.Identities)}
 	return s, nil
 }
 

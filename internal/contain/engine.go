@@ -184,6 +184,17 @@ func (e *Engine) IsOwn(ref staunch.Ref) bool {
 	return e.own[ref]
 }
 
+// OwnRefs returns our own accounts and credentials, as far as they are known.
+func (e *Engine) OwnRefs() []staunch.Ref {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := make([]staunch.Ref, 0, len(e.own))
+	for r := range e.own {
+		out = append(out, r)
+	}
+	return out
+}
+
 func (e *Engine) openCases(ctx context.Context) ([]string, error) {
 	var ids []string
 	err := e.opt.Store.View(ctx, func(r store.Reader) error {

@@ -76,29 +76,11 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 		}
 		return e.raise(tx, con, req, now)
 	}
-	most := req.Playbook.MostTargets
-	if most <= 0 {
-		most = DefaultMostTargets
-	}
-	widest := req.Playbook.Widest
-	if widest == "" {
-		widest = staunch.KindAccount
-	}
-	closure := "none"
-	if req.Playbook.Derived {
-		closure = "derived"
-	}
-	con := staunch.Containment{
-		V: staunch.Version, ID: staunch.ContainmentID(req.Subject, req.Opener), Subject: req.Subject,
-		Names: names, Identity: req.Resolution.Identity, Origin: req.Origin, Phase: staunch.PhaseOpen,
-		Tier: req.Tier, Playbook: req.Playbook, Stage: firstStage(req.Playbook, req.Tier),
-		Scope: staunch.Scope{
-			Roots: []staunch.Ref{req.Subject}, Closure: closure, Highest: req.Tier,
-			Widest: widest, MostTargets: most,
-		},
-		Generation: 1, Reasons: req.Reasons, Caps: req.Caps, Opened: now, Changed: now,
-		Since: req.Since, Requester: req.Requester, Notify: req.Notify,
-	}
+	con := Would(req.Subject, req.Tier, req.Playbook, req.Since)
+	con.ID = staunch.ContainmentID(req.Subject, req.Opener)
+	con.Names, con.Identity, con.Origin = names, req.Resolution.Identity, req.Origin
+	con.Reasons, con.Caps, con.Notify, con.Requester = req.Reasons, req.Caps, req.Notify, req.Requester
+	con.Opened, con.Changed = now, now
 	if _, err := tx.Containment(con.ID); err == nil {
 		// The same opener already made a case that has ended since: evidence that
 		// was acted on once is not acted on again.
@@ -139,6 +121,28 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	id := con.ID
 	tx.OnCommit(func() { e.Kick(id) })
 	return Opened{Containment: con, Created: true}, nil
+}
+
+// Would returns the case that opening a subject at a tier with a playbook would
+// make, for previews; Open fills in the rest.
+func Would(subject staunch.Ref, tier staunch.Tier, p staunch.Playbook, since staunch.Time) staunch.Containment {
+	most := p.MostTargets
+	if most <= 0 {
+		most = DefaultMostTargets
+	}
+	widest := p.Widest
+	if widest == "" {
+		widest = staunch.KindAccount
+	}
+	closure := "none"
+	if p.Derived {
+		closure = "derived"
+	}
+	return staunch.Containment{
+		V: staunch.Version, Subject: subject, Names: []staunch.Ref{subject}, Phase: staunch.PhaseOpen, Tier: tier,
+		Playbook: p, Stage: firstStage(p, tier), Generation: 1, Since: since,
+		Scope: staunch.Scope{Roots: []staunch.Ref{subject}, Closure: closure, Highest: tier, Widest: widest, MostTargets: most},
+	}
 }
 
 func actorOf(req OpenRequest) string {
@@ -195,11 +199,16 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 			con.Playbook, con.Stage = req.Playbook, next
 			con.WindowEnds, con.Children = 0, 0
 			con.Phase = staunch.PhaseOpen
-		case con.Phase == staunch.PhaseHeld:
-			// The stage is in force already, but the playbook may go on from it, by
-			// way of its window where it has one.
-			con.Playbook, con.Stage = req.Playbook, next
-			con.Phase = staunch.PhaseActing
+		default:
+			// The stage is in force or being put in force already; the playbook may
+			// go on from it, by way of its window where it has one.
+			if req.Playbook.Name != con.Playbook.Name {
+				con.Stage = next
+			}
+			con.Playbook = req.Playbook
+			if con.Phase == staunch.PhaseHeld {
+				con.Phase = staunch.PhaseActing
+			}
 		}
 	}
 	con.Changed = now

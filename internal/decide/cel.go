@@ -5,8 +5,11 @@ import (
 	"fmt"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/ext"
+
+	"github.com/staunch-project/staunch"
 )
 
 // Bounds of an expression, so that no policy can slow decisions down: how deep
@@ -68,10 +71,10 @@ type EnvironmentFacts struct {
 // whenInput is the closed struct that expressions see.
 type whenInput struct {
 	signal      *SignalFacts
-	suspicion   *SuspicionFacts
 	identity    *IdentityFacts
 	containment *ContainmentFacts
-	environment *EnvironmentFacts
+	suspicion   SuspicionFacts
+	environment EnvironmentFacts
 }
 
 // ResolveName implements cel.Activation.
@@ -80,13 +83,13 @@ func (w *whenInput) ResolveName(name string) (any, bool) {
 	case "signal":
 		return w.signal, true
 	case "suspicion":
-		return w.suspicion, true
+		return &w.suspicion, true
 	case "identity":
 		return w.identity, true
 	case "containment":
 		return w.containment, true
 	case "environment":
-		return w.environment, true
+		return &w.environment, true
 	default:
 		return nil, false
 	}
@@ -128,6 +131,26 @@ func newEnv() (*celEnv, error) {
 	return &celEnv{env: env}, nil
 }
 
+// sizes tells the estimator how large what expressions see can be.
+type sizes struct{}
+
+// EstimateSize implements cost.Estimator.
+func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
+	switch n.Type().Kind() {
+	case types.ListKind:
+		return &cost.SizeEstimate{Max: maxList}
+	case types.StringKind:
+		return &cost.SizeEstimate{Max: 2 * staunch.MaxValueLen}
+	default:
+		return nil
+	}
+}
+
+// EstimateCallCost implements cost.Estimator; functions cost what CEL says.
+func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *cost.CallEstimate {
+	return nil
+}
+
 // issue is one thing that is wrong with an expression; line counts from 1.
 type issue struct {
 	line int
@@ -155,7 +178,13 @@ func (e *celEnv) compile(src string) (*when, []issue) {
 	if ast.OutputType() != types.BoolType {
 		return nil, []issue{{1, fmt.Sprintf("gives %s and has to give a bool", ast.OutputType())}}
 	}
-	prog, err := e.env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxWhenCost))
+	opts := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
+	// Counting the cost takes longer than most expressions do, so only those
+	// that might exceed the budget are counted.
+	if est, err := e.env.EstimateCost(ast, sizes{}); err != nil || est.Max > maxWhenCost {
+		opts = append(opts, cel.CostLimit(maxWhenCost))
+	}
+	prog, err := e.env.Program(ast, opts...)
 	if err != nil {
 		return nil, []issue{{1, err.Error()}}
 	}

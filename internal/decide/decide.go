@@ -2,6 +2,7 @@ package decide
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -360,13 +361,57 @@ func (in *Input) facts(v *View) facts {
 func (in *Input) when(v *View) *whenInput {
 	return &whenInput{
 		signal: &v.Signal,
-		suspicion: &SuspicionFacts{
+		suspicion: SuspicionFacts{
 			Confidence: v.Confidence, Ceiling: v.Ceiling.String(), Signals: v.Count, Sessions: v.Sessions,
 			Rules: v.Rules, Sources: v.Sources, Techniques: v.Techniques, Subject: string(in.Subject.Kind),
 		},
 		identity:    &in.Identity,
 		containment: &in.Containment,
-		environment: &EnvironmentFacts{Name: in.Identity.Environment, Realm: in.Subject.Realm, Platform: in.Platform, Mode: in.Mode.String()},
+		environment: EnvironmentFacts{Name: in.Identity.Environment, Realm: in.Subject.Realm, Platform: in.Platform, Mode: in.Mode.String()},
+	}
+}
+
+// Making is what NewDecision needs beside the decision itself.
+type Making struct {
+	// Identity is the snapshot that policy saw.
+	Identity staunch.Identity
+	// Bundle is the hash of the configuration that decided.
+	Bundle string
+	Made   staunch.Time
+}
+
+// NewDecision writes an outcome down with its inputs, so that it can be made
+// again. The suspicion is the one that may contain when the outcome rests on
+// it, and otherwise what it would be.
+func NewDecision(in Input, a Assessment, out Outcome, m Making) (staunch.Decision, error) {
+	inputs, err := json.Marshal(in)
+	if err != nil {
+		return staunch.Decision{}, fmt.Errorf("writing down a decision's inputs: %w", err)
+	}
+	d := staunch.Decision{
+		V: staunch.Version, ID: staunch.DecisionID(in.Subject, m.Bundle, a.Signals), Subject: in.Subject,
+		Scope: out.Scope, ScopeReason: out.ScopeReason, AsOf: in.view(out.View).AsOf, Made: m.Made,
+		Signals: a.Signals, Suspicion: a.Enforce, Identity: m.Identity, Bundle: m.Bundle, Policy: out.Policy,
+		Tier: out.Tier, Mode: out.Mode, Playbook: out.Playbook.Name, Verdict: out.Verdict,
+		Reasons: out.Reasons, Notify: out.Notify, Inputs: inputs,
+	}
+	if out.View != ViewEnforce {
+		d.Suspicion = a.Would
+	}
+	return d, nil
+}
+
+// view returns the view by its name.
+func (in *Input) view(name string) *View {
+	switch name {
+	case ViewInform:
+		return &in.Views.Inform
+	case ViewRecommend:
+		return &in.Views.Recommend
+	case ViewShadow:
+		return &in.Views.Shadow
+	default:
+		return &in.Views.Enforce
 	}
 }
 
@@ -425,15 +470,7 @@ type PolicyTrace struct {
 // the view that Decide's outcome rests on.
 func (s *Set) Explain(in Input) []PolicyTrace {
 	out := s.Decide(in)
-	v := &in.Views.Enforce
-	switch out.View {
-	case ViewInform:
-		v = &in.Views.Inform
-	case ViewRecommend:
-		v = &in.Views.Recommend
-	case ViewShadow:
-		v = &in.Views.Shadow
-	}
+	v := in.view(out.View)
 	f, w := in.facts(v), in.when(v)
 	traces := make([]PolicyTrace, 0, len(s.policies))
 	chosen := ""

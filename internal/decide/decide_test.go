@@ -52,6 +52,7 @@ func TestSuspicion(t *testing.T) {
 		{"the latest does not decay", []decide.Evidence{at(accuse("a", 0.8), 24*time.Hour)}, 0.8, staunch.TierRevoke},
 		{"beyond the horizon", []decide.Evidence{at(accuse("a", 1), 241*time.Hour), accuse("b", 0.1)}, 0.1, staunch.TierRestrict},
 		{"two memberships below", []decide.Evidence{hops(accuse("a", 0.5), 2)}, 0.5 * 0.81, staunch.TierRevoke},
+		{"by two ways, the shorter counts", []decide.Evidence{hops(accuse("a", 0.5), 2), accuse("a", 0.5)}, 0.5, staunch.TierRevoke},
 		{"confidence above one is one", []decide.Evidence{accuse("a", 3)}, 1, staunch.TierRevoke},
 		{"a weak source has no say in the ceiling", []decide.Evidence{with(accuse("a", 0.5), staunch.TierRestrict, "x"), with(accuse("b", 0.1), staunch.TierRevoke, "y")}, 0.55, staunch.TierRestrict},
 		{"two sources corroborate", []decide.Evidence{with(accuse("a", 0.5), staunch.TierRestrict, "x"), with(accuse("b", 0.2), staunch.TierRestrict, "y")}, 0.6, staunch.TierIsolate},
@@ -327,6 +328,39 @@ func TestHeld(t *testing.T) {
 		in = decide.NewInput(staunch.Resolution{Ref: in.Subject, Identity: ident()}, a, decide.Context{Mode: staunch.ModeEnforce, Open: &tt.c})
 		if out := set.Decide(in); out.Verdict != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, out.Verdict, tt.want)
+		}
+	}
+}
+
+func TestNewDecision(t *testing.T) {
+	set := defaults(t)
+	late := accuse("late", 0.9)
+	late.Signal.Standing, late.Signal.Time = staunch.StandingLate, noon.Add(-2*time.Hour)
+	for _, tt := range []struct {
+		in   []decide.Evidence
+		asOf staunch.Time
+		want float64
+	}{
+		{[]decide.Evidence{accuse("r", 0.7), accuse("q", 0.1)}, noon, 0.73},
+		{[]decide.Evidence{late}, noon.Add(-2 * time.Hour), 0.9},
+	} {
+		a := decide.Params{}.Assess(cred("k"), tt.in)
+		in := decide.NewInput(staunch.Resolution{Ref: cred("k"), Names: []staunch.Ref{cred("k")}, Identity: ident()}, a, decide.Context{Mode: staunch.ModeEnforce})
+		out := set.Decide(in)
+		d, err := decide.NewDecision(in, a, out, decide.Making{Identity: ident(), Bundle: "b1", Made: noon.Add(time.Second)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.AsOf != tt.asOf || !close2(d.Suspicion.Confidence, tt.want) || d.ID != staunch.DecisionID(cred("k"), "b1", a.Signals) ||
+			d.Tier != out.Tier || d.Verdict != out.Verdict || d.Scope != cred("k") || len(d.Signals) != len(tt.in) {
+			t.Errorf("decision %+v", d)
+		}
+		var back decide.Input
+		if err := json.Unmarshal(d.Inputs, &back); err != nil {
+			t.Fatal(err)
+		}
+		if again := set.Decide(back); !reflect.DeepEqual(again, out) {
+			t.Errorf("replayed %+v, decided %+v", again, out)
 		}
 	}
 }

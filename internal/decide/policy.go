@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -236,7 +237,7 @@ func readFiles(fsys fs.FS, keep func(string) bool) ([]File, error) {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() || !(strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")) || !keep(name) {
+		if ext := path.Ext(name); d.IsDir() || (ext != ".yaml" && ext != ".yml") || !keep(name) {
 			return nil
 		}
 		info, err := d.Info()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -142,7 +143,7 @@ func TestParseRefuses(t *testing.T) {
 		{"unknown key", pol("    wen: 'true'\n" + then), "p.yaml:4", `unknown key "wen"`},
 		{"unknown key in then", pol("    then:\n      tier: restrict\n      scop: account\n"), "p.yaml:6", `unknown key "scop"`},
 		{"unknown key in a rung", pol("    then:\n      tiers:\n      - {at: 0.3, teir: restrict}\n"), "p.yaml:6", `unknown key "teir"`},
-		{"unknown match key", pol("    match: {environmet: prod}\n" + then), "p.yaml:4", `unknown key "environmet"`},
+		{"unknown match key", pol("    match: {envs: prod}\n" + then), "p.yaml:4", `unknown key "envs"`},
 		{"null policy", "v: 1\npolicies:\n- ~\n", "p.yaml:3", "without content"},
 		{"no id", "v: 1\npolicies:\n- {then: {tier: restrict}}\n" + books, "p.yaml:3", "policy id"},
 		{"duplicate id", "v: 1\npolicies:\n- {id: a, then: {tier: restrict}}\n- {id: a, then: {tier: restrict}}\n" + books, "p.yaml:4", "already at p.yaml:3"},
@@ -417,5 +418,26 @@ func TestFirstMatchDecides(t *testing.T) {
 	}
 	if p := set.Policies(); len(p) != 4 || p[0].ID != "b" || p[0].Place != "p.yaml:5" {
 		t.Errorf("policies %+v", p)
+	}
+}
+
+// What the README shows compiles, and its test passes.
+func TestReadme(t *testing.T) {
+	b, err := os.ReadFile("../../policies/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var blocks []string
+	for i, part := range strings.Split(string(b), "```") {
+		if i%2 == 1 {
+			blocks = append(blocks, strings.TrimPrefix(part, "yaml\n"))
+		}
+	}
+	if len(blocks) != 2 {
+		t.Fatalf("%d blocks", len(blocks))
+	}
+	rep, err := decide.RunTests(fstest.MapFS{"a.yaml": {Data: []byte(blocks[0])}, "a_test.yaml": {Data: []byte(blocks[1])}})
+	if err != nil || !rep.OK() {
+		t.Errorf("%v\n%s", err, rep)
 	}
 }

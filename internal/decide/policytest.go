@@ -321,16 +321,7 @@ func (y *caseYAML) run(p Params, set *Set) (Outcome, View) {
 	a := p.Assess(subject, evidence)
 	in := NewInput(staunch.Resolution{Ref: subject, Names: names, Up: g.Up, Identity: id}, a, ctx)
 	out := set.Decide(in)
-	view := a.Views.Enforce
-	switch out.View {
-	case ViewInform:
-		view = a.Views.Inform
-	case ViewRecommend:
-		view = a.Views.Recommend
-	case ViewShadow:
-		view = a.Views.Shadow
-	}
-	return out, view
+	return out, *in.view(out.View)
 }
 
 // compare returns what is not as expected.

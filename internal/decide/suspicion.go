@@ -128,14 +128,32 @@ func (p Params) Assess(subject staunch.Ref, evidence []Evidence) Assessment {
 	p = p.withDefaults()
 	all := p.distinct(evidence)
 	a := Assessment{Subject: subject}
-	enforcing := func(e Evidence) bool { return e.Signal.Mode == staunch.ModeEnforce && e.Signal.Standing.MayEnforce() }
-	a.Enforce, a.Views.Enforce, _ = p.view(subject, all, enforcing)
-	_, a.Views.Inform, _ = p.view(subject, all, func(e Evidence) bool { return e.Signal.Mode == staunch.ModeEnforce })
-	_, a.Views.Recommend, _ = p.view(subject, all, func(e Evidence) bool { return e.Signal.Mode >= staunch.ModeRecommend })
-	var weighed []weighed
-	a.Would, a.Views.Shadow, weighed = p.view(subject, all, func(Evidence) bool { return true })
-	for _, w := range weighed {
-		a.Signals = append(a.Signals, w.Signal.ID)
+	// The views nest, so one that lets no more through than the one inside it is
+	// the same.
+	var v, last viewed
+	n := -1
+	next := func(keep func(*staunch.Signal) bool) viewed {
+		var in []*Evidence
+		for _, e := range all {
+			if keep(&e.Signal) {
+				in = append(in, e)
+			}
+		}
+		if len(in) != n {
+			n, last = len(in), p.view(subject, in)
+		}
+		return last
+	}
+	v = next(func(s *staunch.Signal) bool { return s.Mode == staunch.ModeEnforce && s.Standing.MayEnforce() })
+	a.Enforce, a.Views.Enforce = v.suspicion, v.view
+	v = next(func(s *staunch.Signal) bool { return s.Mode == staunch.ModeEnforce })
+	a.Views.Inform = v.view
+	v = next(func(s *staunch.Signal) bool { return s.Mode >= staunch.ModeRecommend })
+	a.Views.Recommend = v.view
+	v = next(func(*staunch.Signal) bool { return true })
+	a.Would, a.Views.Shadow = v.suspicion, v.view
+	for _, w := range v.weighed {
+		a.Signals = append(a.Signals, w.e.Signal.ID)
 	}
 	slices.Sort(a.Signals)
 	return a
@@ -143,10 +161,11 @@ func (p Params) Assess(subject staunch.Ref, evidence []Evidence) Assessment {
 
 // distinct keeps each signal once, at its fewest hops, and the newest when
 // there are too many.
-func (p Params) distinct(evidence []Evidence) []Evidence {
+func (p Params) distinct(evidence []Evidence) []*Evidence {
 	at := make(map[string]int, len(evidence))
-	out := make([]Evidence, 0, len(evidence))
-	for _, e := range evidence {
+	out := make([]*Evidence, 0, len(evidence))
+	for n := range evidence {
+		e := &evidence[n]
 		if i, ok := at[e.Signal.ID]; ok {
 			if e.Hops < out[i].Hops {
 				out[i] = e
@@ -156,49 +175,56 @@ func (p Params) distinct(evidence []Evidence) []Evidence {
 		at[e.Signal.ID] = len(out)
 		out = append(out, e)
 	}
-	slices.SortFunc(out, func(a, b Evidence) int {
-		return cmp.Or(cmp.Compare(b.Signal.Time, a.Signal.Time), cmp.Compare(b.Signal.ID, a.Signal.ID))
-	})
 	if len(out) > p.Signals {
+		slices.SortFunc(out, func(a, b *Evidence) int { return compareTime(&b.Signal, &a.Signal) })
 		out = out[:p.Signals]
 	}
 	return out
 }
 
+// compareTime orders signals by (event time, id).
+func compareTime(a, b *staunch.Signal) int {
+	if c := cmp.Compare(a.Time, b.Time); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.ID, b.ID)
+}
+
 // weighed is a signal with its weight and what made it so.
 type weighed struct {
-	Evidence
+	e      *Evidence
 	weight float64
 	decay  float64
 	repeat bool // a further signal of its rule
 }
 
-// view weighs the signals that keep lets through. all is newest first.
-func (p Params) view(subject staunch.Ref, all []Evidence, keep func(Evidence) bool) (staunch.Suspicion, View, []weighed) {
-	var in []Evidence
-	for _, e := range all {
-		if keep(e) {
-			in = append(in, e)
-		}
-	}
+// viewed is what one set of signals comes to.
+type viewed struct {
+	suspicion staunch.Suspicion
+	view      View
+	weighed   []weighed
+}
+
+func (p Params) view(subject staunch.Ref, in []*Evidence) viewed {
 	asOf := asOf(in)
-	sus := staunch.Suspicion{Subject: subject, AsOf: asOf}
-	v := View{AsOf: asOf}
+	out := viewed{suspicion: staunch.Suspicion{Subject: subject, AsOf: asOf}, view: View{AsOf: asOf}}
 	ws := p.weigh(in, asOf)
 	if len(ws) == 0 {
-		return sus, v, nil
+		return out
 	}
+	v := &out.view
 	v.Confidence = p.combine(ws)
 	v.Ceiling = p.ceiling(ws)
 	v.Count = len(ws)
 	v.Sessions = accusedSessions(ws, p.Meaningful)
-	latest := ws[0].Signal
+	latest := &ws[0].e.Signal
 	for _, w := range ws {
-		v.Rules = append(v.Rules, w.Signal.Rule)
-		v.Sources = append(v.Sources, w.Signal.Source)
-		v.Techniques = append(v.Techniques, techniques(w.Signal)...)
-		if cmp.Or(cmp.Compare(w.Signal.Time, latest.Time), cmp.Compare(w.Signal.ID, latest.ID)) > 0 {
-			latest = w.Signal
+		s := &w.e.Signal
+		v.Rules = append(v.Rules, s.Rule)
+		v.Sources = append(v.Sources, s.Source)
+		v.Techniques = append(v.Techniques, techniques(s)...)
+		if compareTime(s, latest) > 0 {
+			latest = s
 		}
 	}
 	v.Rules, v.Sources, v.Techniques = set(v.Rules), set(v.Sources), set(v.Techniques)
@@ -206,14 +232,15 @@ func (p Params) view(subject staunch.Ref, all []Evidence, keep func(Evidence) bo
 		ID: latest.ID, Rule: latest.Rule, Source: latest.Source, Realm: latest.Realm, Confidence: clamp(latest.Confidence),
 		Techniques: set(techniques(latest)), Mode: latest.Mode.String(), Standing: string(latest.Standing),
 	}
-	sus.Confidence, sus.Ceiling, sus.Reasons = v.Confidence, v.Ceiling, p.reasons(ws)
-	return sus, v, ws
+	out.suspicion.Confidence, out.suspicion.Ceiling, out.suspicion.Reasons = v.Confidence, v.Ceiling, p.reasons(ws)
+	out.weighed = ws
+	return out
 }
 
 // asOf is the latest event time among signals whose time can be believed;
 // where there is none, the latest there is. A record from the future must not
 // be able to age the others.
-func asOf(in []Evidence) staunch.Time {
+func asOf(in []*Evidence) staunch.Time {
 	var best [3]staunch.Time
 	for _, e := range in {
 		i, t := 2, e.Signal.Time
@@ -232,10 +259,10 @@ func asOf(in []Evidence) staunch.Time {
 
 // weigh returns the signals with their weights, the weightiest first and by id
 // among equals, so that sums and products do not depend on the order given.
-func (p Params) weigh(in []Evidence, asOf staunch.Time) []weighed {
+func (p Params) weigh(in []*Evidence, asOf staunch.Time) []weighed {
 	ws := make([]weighed, 0, len(in))
 	for _, e := range in {
-		w := weighed{Evidence: e, decay: 1}
+		w := weighed{e: e, decay: 1}
 		// The age of an event without a time is not known; it only informs.
 		if e.Signal.Standing != staunch.StandingUndated && e.Signal.Time < asOf {
 			age := asOf.Sub(e.Signal.Time)
@@ -250,12 +277,15 @@ func (p Params) weigh(in []Evidence, asOf staunch.Time) []weighed {
 		}
 	}
 	slices.SortFunc(ws, func(a, b weighed) int {
-		return cmp.Or(cmp.Compare(b.weight, a.weight), cmp.Compare(a.Signal.ID, b.Signal.ID))
+		if c := cmp.Compare(b.weight, a.weight); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.e.Signal.ID, b.e.Signal.ID)
 	})
 	rules := make(map[string]bool, len(ws))
 	for i := range ws {
-		ws[i].repeat = rules[ws[i].Signal.Rule]
-		rules[ws[i].Signal.Rule] = true
+		ws[i].repeat = rules[ws[i].e.Signal.Rule]
+		rules[ws[i].e.Signal.Rule] = true
 	}
 	return ws
 }
@@ -266,10 +296,10 @@ func (p Params) combine(ws []weighed) float64 {
 	groups := make(map[string]*group, len(ws))
 	var order []*group
 	for _, w := range ws {
-		g, ok := groups[w.Signal.Rule]
+		g, ok := groups[w.e.Signal.Rule]
 		if !ok {
 			g = &group{first: 1 - w.weight, rest: 1}
-			groups[w.Signal.Rule] = g
+			groups[w.e.Signal.Rule] = g
 			order = append(order, g)
 			continue
 		}
@@ -287,19 +317,19 @@ func (p Params) combine(ws []weighed) float64 {
 func (p Params) ceiling(ws []weighed) staunch.Tier {
 	type source struct {
 		ws     []weighed
-		latest staunch.Signal
+		latest *staunch.Signal
 	}
 	by := map[string]*source{}
 	for _, w := range ws {
-		s, ok := by[w.Signal.Source]
+		s, ok := by[w.e.Signal.Source]
 		if !ok {
-			s = &source{latest: w.Signal}
-			by[w.Signal.Source] = s
+			s = &source{latest: &w.e.Signal}
+			by[w.e.Signal.Source] = s
 		}
 		s.ws = append(s.ws, w)
 		// A source's trust may have been changed: its latest signal has it.
-		if cmp.Or(cmp.Compare(w.Signal.Time, s.latest.Time), cmp.Compare(w.Signal.ID, s.latest.ID)) > 0 {
-			s.latest = w.Signal
+		if compareTime(&w.e.Signal, s.latest) > 0 {
+			s.latest = &w.e.Signal
 		}
 	}
 	var highest, meaningful staunch.Tier
@@ -325,19 +355,19 @@ func (p Params) ceiling(ws []weighed) staunch.Tier {
 func (p Params) reasons(ws []weighed) []staunch.Contribution {
 	out := make([]staunch.Contribution, 0, min(len(ws), p.Reasons))
 	for _, w := range ws {
-		c := staunch.Contribution{Signal: w.Signal.ID, Rule: w.Signal.Rule, Source: w.Signal.Source, Weight: w.weight}
+		c := staunch.Contribution{Signal: w.e.Signal.ID, Rule: w.e.Signal.Rule, Source: w.e.Signal.Source, Weight: w.weight}
 		var why []string
-		if w.Signal.Mode != staunch.ModeEnforce {
-			why = append(why, "the rule is in mode "+w.Signal.Mode.String())
+		if w.e.Signal.Mode != staunch.ModeEnforce {
+			why = append(why, "the rule is in mode "+w.e.Signal.Mode.String())
 		}
-		if !w.Signal.Standing.MayEnforce() {
-			why = append(why, "the event is "+string(w.Signal.Standing)+" and may only inform")
+		if !w.e.Signal.Standing.MayEnforce() {
+			why = append(why, "the event is "+string(w.e.Signal.Standing)+" and may only inform")
 		}
 		if w.decay < 0.995 {
 			why = append(why, fmt.Sprintf("decayed to %.0f%%", 100*w.decay))
 		}
-		if w.Hops > 0 {
-			why = append(why, fmt.Sprintf("accuses %s, %d below", w.Signal.Accused.Kind, w.Hops))
+		if w.e.Hops > 0 {
+			why = append(why, fmt.Sprintf("accuses %s, %d below", w.e.Signal.Accused.Kind, w.e.Hops))
 		}
 		if w.repeat {
 			c.Weight *= p.Repeat
@@ -357,12 +387,12 @@ func (p Params) reasons(ws []weighed) []staunch.Contribution {
 func accusedSessions(ws []weighed, meaningful float64) int {
 	seen := map[staunch.Ref]bool{}
 	for _, w := range ws {
-		if w.Signal.Accused.Kind != staunch.KindSession || w.weight < meaningful {
+		if w.e.Signal.Accused.Kind != staunch.KindSession || w.weight < meaningful {
 			continue
 		}
-		e := w.Entity
+		e := w.e.Entity
 		if e.IsZero() {
-			e = w.Signal.Accused
+			e = w.e.Signal.Accused
 		}
 		seen[e] = true
 	}
@@ -371,7 +401,7 @@ func accusedSessions(ws []weighed, meaningful float64) int {
 
 // techniques returns a signal's techniques as ATT&CK writes them, each
 // sub-technique with its technique.
-func techniques(s staunch.Signal) []string {
+func techniques(s *staunch.Signal) []string {
 	var out []string
 	for _, t := range s.Techniques {
 		t = technique(t)

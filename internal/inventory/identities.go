@@ -277,6 +277,27 @@ func yamlReason(msg string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(msg, "yaml: "), staunch.ErrInvalid.Error()+": ")
 }
 
+// Groups counts the declared identities that can stand in for each other: those
+// of one environment and purpose. Identities without a purpose are in no group.
+type Groups map[[2]string]int
+
+// CountGroups counts the groups of declared identities.
+func CountGroups(ids []staunch.Identity) Groups {
+	g := Groups{}
+	for _, id := range ids {
+		if id.Purpose != "" {
+			g[[2]string{id.Environment, id.Purpose}]++
+		}
+	}
+	return g
+}
+
+// Size returns how many identities the group of id has, id included; 0 when it
+// is in none.
+func (g Groups) Size(id staunch.Identity) int {
+	return g[[2]string{id.Environment, id.Purpose}]
+}
+
 // IdentityTx is the part of store.Tx that Sync needs.
 type IdentityTx interface {
 	Identities(p store.Page) ([]staunch.Identity, error)

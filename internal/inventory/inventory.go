@@ -114,7 +114,7 @@ func (i *Inventory) Resolve(r Reader, ref staunch.Ref, asOf staunch.Time) (staun
 func (i *Inventory) identity(r Reader, ref staunch.Ref, names, up []staunch.Ref) (staunch.Identity, bool, error) {
 	own := slices.Clone(names)
 	slices.SortFunc(own, compareWidth)
-	all := append(own, up...)
+	all := slices.Concat(own, up)
 	var found staunch.Identity
 	known, protected := false, false
 	take := func(id staunch.Identity) {

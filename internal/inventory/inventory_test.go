@@ -310,6 +310,10 @@ func TestDerived(t *testing.T) {
 	if seen["again"] == 0 || seen["k"] != 2 || seen["other"] != 0 {
 		t.Errorf("the tree has %v: every ref once, the cycle closed by a leaf", seen)
 	}
+	two := newMemory(belongs(sess("a"), cred("k"), 2, 0), belongs(sess("z"), cred("k"), 1, 0))
+	if tree, _, err := inv.Lineage(two, cred("k"), 0); err != nil || len(tree.Children) != 2 || tree.Children[0].Ref != sess("z") || tree.Children[0].Rel != staunch.RelOf {
+		t.Errorf("the oldest comes first: %+v, %v", tree, err)
+	}
 	if _, cut, err := inv.Lineage(m, cred("k"), 3); err != nil || !cut {
 		t.Errorf("a tree of 3 nodes: truncated %v, %v", cut, err)
 	}
@@ -512,7 +516,7 @@ func TestParseIdentitiesRefuses(t *testing.T) {
 		{"version", "v: 2\n", "i.yaml", "v is 2"},
 		{"no version", "identities: []\n", "i.yaml", "v is 0"},
 		{"unknown key at the top", "v: 1\nidentitys: []\n", "i.yaml:2", `unknown key "identitys"`},
-		{"unknown key", head + "- name: a\n  kind: human\n  tolerence: never\n", "i.yaml:5", `unknown key "tolerence"`},
+		{"unknown key", head + "- name: a\n  kind: human\n  tolerate: never\n", "i.yaml:5", `unknown key "tolerate"`},
 		{"unknown key of an account", head + "- name: a\n  kind: human\n  accounts:\n  - {realm: r, schema: s, value: v}\n", "i.yaml:6", `unknown key "schema"`},
 		{"repeated key", head + "- name: a\n  kind: human\n  name: b\n", "i.yaml:5", "already defined"},
 		{"no name", head + "- kind: human\n", "i.yaml:3", "without a name"},
@@ -588,6 +592,18 @@ func TestSync(t *testing.T) {
 	}
 	if got, err := Sync(m, many); err != nil || !got.Empty() {
 		t.Errorf("a second sync of several pages changes %d, %v", len(got.Added)+len(got.Changed)+len(got.Removed), err)
+	}
+}
+
+func TestGroups(t *testing.T) {
+	in := func(env, purpose string) staunch.Identity {
+		return staunch.Identity{Environment: env, Purpose: purpose, Managed: true}
+	}
+	g := CountGroups([]staunch.Identity{in("prod", "web"), in("prod", "web"), in("dev", "web"), in("prod", ""), in("prod", "")})
+	for want, id := range map[int]staunch.Identity{2: in("prod", "web"), 1: in("dev", "web"), 0: in("prod", "")} {
+		if got := g.Size(id); got != want {
+			t.Errorf("group of %s/%s is %d, want %d", id.Environment, id.Purpose, got, want)
+		}
 	}
 }
 

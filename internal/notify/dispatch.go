@@ -95,6 +95,13 @@ type Attempt struct {
 // to commit how it ended.
 const commitMargin = 15 * time.Second
 
+// crowded is for how long notices of a busy channel are put off where they fill
+// a page of the outbox.
+const crowded = 15 * time.Second
+
+// page is how much of the outbox is looked at in one go.
+const page = 256
+
 // Dispatcher delivers what stands in the outbox. Run it once a node: several
 // nodes share the outbox, since a notice is claimed, by moving its due time
 // beyond the attempt's end, in a transaction before it is sent.
@@ -158,8 +165,12 @@ func (d *Dispatcher) Run(ctx context.Context) {
 	tick := time.NewTicker(d.o.Poll)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		if err := d.poll(ctx, sending); err != nil && ctx.Err() == nil {
+		more, err := d.poll(ctx, sending)
+		if err != nil && ctx.Err() == nil {
 			d.o.Log.Warn("looking at the outbox failed; it is looked at again", "error", err)
+		}
+		if more {
+			continue
 		}
 		select {
 		case <-ctx.Done():
@@ -202,13 +213,14 @@ type job struct {
 	message Message
 }
 
-// poll claims what is due and can be sent now, and starts sending it.
-func (d *Dispatcher) poll(ctx, sending context.Context) error {
+// poll claims what is due and can be sent now, and starts sending it. more says
+// that there may be more to claim at once.
+func (d *Dispatcher) poll(ctx, sending context.Context) (more bool, err error) {
 	now := staunch.TimeOf(d.o.Clock.Now())
 	// Looking costs no write; most looks find nothing.
 	found := false
-	err := d.o.Store.View(ctx, func(r store.Reader) error {
-		due, err := r.Notices(now, store.MaxPage)
+	err = d.o.Store.View(ctx, func(r store.Reader) error {
+		due, err := r.Notices(now, page)
 		if err != nil {
 			return err
 		}
@@ -217,16 +229,19 @@ func (d *Dispatcher) poll(ctx, sending context.Context) error {
 		return nil
 	})
 	if err != nil || !found {
-		return err
+		return false, err
 	}
-	var jobs []job
+	var (
+		rows []store.Notice
+		jobs []job
+	)
 	err = d.o.Store.Update(ctx, func(tx store.Tx) error {
-		due, err := tx.Notices(now, store.MaxPage)
+		due, err := tx.Notices(now, page)
 		if err != nil {
 			return err
 		}
-		var rows []store.Notice
 		rows, jobs = d.plan(due, now)
+		more = len(due) == page && len(rows) > 0
 		for _, n := range rows {
 			if err := tx.PutNotice(n); err != nil {
 				return err
@@ -237,7 +252,12 @@ func (d *Dispatcher) poll(ctx, sending context.Context) error {
 	if err != nil {
 		// Whether a commit whose outcome is unknown happened or not, nothing was
 		// sent, and the notices come due again.
-		return err
+		return false, err
+	}
+	for _, n := range rows {
+		if n.Done != 0 && n.Error != "" {
+			d.o.Log.Warn("a notice was not sent", "notice", n.ID, "channel", n.Channel, "reason", n.Error)
+		}
 	}
 	for _, j := range jobs {
 		d.mu.Lock()
@@ -248,7 +268,7 @@ func (d *Dispatcher) poll(ctx, sending context.Context) error {
 			d.ended <- j.lane
 		})
 	}
-	return nil
+	return more, nil
 }
 
 // plan says which rows change and which of them are to be sent. It changes
@@ -256,32 +276,37 @@ func (d *Dispatcher) poll(ctx, sending context.Context) error {
 func (d *Dispatcher) plan(due []store.Notice, now staunch.Time) (rows []store.Notice, jobs []job) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	taken := map[*lane]int{}
+	taken, waiting := map[*lane]int{}, map[*lane]int{}
+	// What the lanes may keep waiting in a page leaves half of it to the others.
+	keep := page / (2 * (len(d.lanes) + 1))
 	for _, n := range due {
 		l := d.lanes[n.Channel]
-		m, err := messageOf(n)
 		switch {
-		case err != nil:
-			n.Attempts, n.Done, n.Error = n.Attempts+1, now, trim(err.Error())
-			d.o.Log.Error("a notice cannot be read and was given up", "notice", n.ID, "channel", n.Channel, "error", err)
 		case l == nil:
 			n.Attempts++
 			n = d.failed(n, now, staunch.Transient(errors.New("no channel of this name is configured")))
-		case m.Tier < l.MinTier && !m.Kind.Urgent():
-			n.Done, n.Error = now, fmt.Sprintf("not sent: tier %s is below the channel's minimum, %s", m.Tier, l.MinTier)
 		case l.rests > now:
 			n.Due = l.rests
 		case l.busy+taken[l] >= d.o.Workers:
-			if len(due) < store.MaxPage {
+			waiting[l]++
+			if len(due) < page || waiting[l] <= keep {
 				continue // it stays due and is seen when a worker is free
 			}
 			// A page full of a slow channel's notices must not hide the others'.
-			n.Due = now.Add(2 * d.o.Poll)
+			n.Due = now.Add(crowded)
 		default:
-			taken[l]++
-			n.Attempts++
-			n.Due = now.Add(d.o.SendTimeout + commitMargin)
-			jobs = append(jobs, job{lane: l, notice: n, message: m})
+			m, err := messageOf(n)
+			switch {
+			case err != nil:
+				n.Attempts, n.Done, n.Error = n.Attempts+1, now, trim(err.Error())
+			case m.Tier < l.MinTier && !m.Kind.Urgent():
+				n.Done, n.Error = now, fmt.Sprintf("not sent: tier %s is below the channel's minimum, %s", m.Tier, l.MinTier)
+			default:
+				taken[l]++
+				n.Attempts++
+				n.Due = now.Add(d.o.SendTimeout + commitMargin)
+				jobs = append(jobs, job{lane: l, notice: n, message: m})
+			}
 		}
 		rows = append(rows, n)
 	}

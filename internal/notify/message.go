@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/store"
@@ -16,8 +17,7 @@ import (
 // Kind is what a message tells, as a full-stop delimited event type.
 type Kind string
 
-// The kinds that name themselves well enough to need a title of their own; a
-// message of any other kind is shown by the kind's last word.
+// The kinds that have a title of their own; any other one is shown by its words.
 const (
 	KindContained Kind = "containment.contained"
 	KindStage     Kind = "containment.stage"
@@ -28,7 +28,10 @@ const (
 	KindExpired   Kind = "containment.expired"
 	KindExtended  Kind = "containment.extended"
 	KindDecision  Kind = "decision.made"
-	KindBreaker   Kind = "breaker.open"
+	KindRecommend Kind = "decision.recommend"
+	KindProtected Kind = "decision.protected"
+	KindCapped    Kind = "decision.capped"
+	KindBreaker   Kind = "decision.breaker"
 	KindTest      Kind = "test.message"
 )
 
@@ -36,7 +39,7 @@ const (
 // pass every channel's minimum tier.
 func (k Kind) Urgent() bool {
 	switch k {
-	case KindApproval, KindTrouble, KindResidual, KindExpired, KindBreaker, KindTest:
+	case KindApproval, KindTrouble, KindResidual, KindExpired, KindProtected, KindCapped, KindBreaker, KindTest:
 		return true
 	}
 	return false
@@ -71,7 +74,8 @@ type Message struct {
 	// Why has a sentence a reason, Held a line an effect that is in force.
 	Why  []string `json:"why,omitempty"`
 	Held []string `json:"held,omitempty"`
-	// Release says how it is undone or what to do next.
+	// Release says how it is undone or what to do next: a command in its first
+	// line, what to know about it in the others.
 	Release string `json:"release,omitempty"`
 	// URL leads to the case; may be empty.
 	URL string       `json:"url,omitempty"`
@@ -129,15 +133,16 @@ func messageOf(n store.Notice) (Message, error) {
 }
 
 func newID(prefix string, parts ...string) string {
-	h := sha256.New()
+	var framed []byte
 	for _, p := range parts {
-		fmt.Fprintf(h, "%d:%s", len(p), p)
+		framed = fmt.Appendf(framed, "%d:%s", len(p), p)
 	}
-	return prefix + "_" + hex.EncodeToString(h.Sum(nil))[:24]
+	h := sha256.Sum256(framed)
+	return prefix + "_" + hex.EncodeToString(h[:12])
 }
 
-// Teller turns what happens to a containment into outbox rows. Its method is
-// pure and safe for concurrent use.
+// Teller turns what happens into outbox rows. Its methods are pure and safe for
+// concurrent use.
 type Teller struct {
 	// Channels has the names of all configured channels.
 	Channels []string
@@ -153,7 +158,53 @@ func (t Teller) Notices(event string, c staunch.Containment, steps []staunch.Ste
 	if t.Link != nil {
 		m.URL = t.Link(c.ID)
 	}
-	channels := c.Notify
+	return t.rows(m, c.Notify, now)
+}
+
+// gather is how long notices of decisions that led to no containment are held
+// back, so that a flood of them becomes few messages.
+const gather = 10 * time.Second
+
+// DecisionNotices returns rows for a decision that led to no containment although
+// one was called for, and that nobody else tells of: the mode only recommends,
+// the subject is protected, a cap is full or a breaker open. Any other decision
+// gives none.
+//
+// Whoever can cause signals can cause these, so they are gathered: within ten
+// seconds the latest takes the place of those before it that concern the same
+// subject, or for a full cap or open breaker any subject, and is sent at the end
+// of them. No row is read for that: the later one has the earlier one's id.
+func (t Teller) DecisionNotices(d staunch.Decision, now staunch.Time) []store.Notice {
+	about, what := d.Scope.Key(), ""
+	switch d.Verdict {
+	case staunch.VerdictRecommend:
+		what = "Nothing was done: the mode is recommend."
+	case staunch.VerdictProtected:
+		what = "Nothing was done: the subject is protected, and a person has to act."
+	case staunch.VerdictCapped:
+		about, what = "", "Nothing was done: a cap has no place left. There may be others."
+	case staunch.VerdictBreaker:
+		about, what = "", "Nothing was done: a breaker is open until a person resets it. There may be others."
+	default:
+		return nil
+	}
+	end := now - now%staunch.Time(gather.Microseconds()) + staunch.Time(gather.Microseconds())
+	m := Message{
+		V: staunch.Version, ID: newID("msg", string(d.Verdict), about, end.String()), Kind: Kind("decision." + string(d.Verdict)),
+		Subject: d.Scope, Tier: d.Tier, Verdict: d.Verdict, At: d.Made,
+		Identity: Who{Name: d.Identity.Name, Kind: d.Identity.Kind, Owner: d.Identity.Owner, Environment: d.Identity.Environment},
+		Why:      firstLines(d.Reasons), Release: "staunch show " + d.ID + "\n" + what,
+	}
+	rows := t.rows(m, d.Notify, now)
+	for i := range rows {
+		rows[i].About, rows[i].Due = d.ID, end
+	}
+	return rows
+}
+
+// rows returns one row for each of the named channels, or for all where none is
+// named.
+func (t Teller) rows(m Message, channels []string, now staunch.Time) []store.Notice {
 	if len(channels) == 0 {
 		channels = t.Channels
 	}
@@ -237,16 +288,16 @@ func howTo(kind Kind, c staunch.Containment, steps []staunch.Step) string {
 	case kind == KindReleased || c.Phase == staunch.PhaseReleased:
 		return ""
 	case c.Phase == staunch.PhaseApproval:
-		return "nothing is done until someone approves it; see: staunch show " + c.ID
+		return "staunch show " + c.ID + "\nNothing is done until someone approves it."
 	}
 	out := "staunch release " + c.ID
 	if c.Phase == staunch.PhaseWindow {
-		out = "staunch clear " + c.ID + " (before " + c.WindowEnds.String() + ", or the next stage follows)"
+		out = "staunch clear " + c.ID + "\nThe next stage follows at " + c.WindowEnds.String() + "."
 	}
 	if slices.ContainsFunc(steps, func(s staunch.Step) bool {
 		return s.Intent.Revives && s.State != staunch.StepReverted && s.State != staunch.StepVoid
 	}) {
-		out += "; a release would revive a secret that may be stolen: rotate it first"
+		out += "\nA release would revive a secret that may be stolen: rotate it first."
 	}
 	return out
 }

@@ -81,7 +81,7 @@ func SlackBlocks(m Message) SlackMessage {
 	title := headline(m)
 	out := SlackMessage{
 		Text:   escape(title+": "+subjectText(m), slackText),
-		Blocks: []SlackBlock{{Type: "header", Text: &SlackText{Type: "plain_text", Text: clip(title+": "+shortName(m), slackHeader)}}},
+		Blocks: []SlackBlock{{Type: "header", Text: &SlackText{Type: "plain_text", Text: heading(title+": "+shortName(m), slackHeader)}}},
 	}
 	fields := []*SlackText{field("Subject", m.Subject.String())}
 	for _, f := range []struct{ name, value string }{
@@ -102,14 +102,17 @@ func SlackBlocks(m Message) SlackMessage {
 		}
 	}
 	if m.Release != "" {
-		out.Blocks = append(out.Blocks, section("*How to release*\n"+code(m.Release, slackLine*2)))
+		command, about, _ := strings.Cut(m.Release, "\n")
+		out.Blocks = append(out.Blocks, section(strings.TrimSpace("*What to do*\n"+code(command, slackLine)+"\n"+escape(about, 2*slackLine))))
 	}
 	if link := slackLink(m.URL); link != "" {
 		out.Blocks = append(out.Blocks, section(link))
 	}
-	out.Blocks = append(out.Blocks, SlackBlock{Type: "context", Elements: []*SlackText{
-		markdown("staunch · " + m.At.String() + " · " + code(m.ID, slackLine)),
-	}})
+	foot := "staunch · "
+	if m.At != 0 {
+		foot += m.At.String() + " · "
+	}
+	out.Blocks = append(out.Blocks, SlackBlock{Type: "context", Elements: []*SlackText{markdown(foot + code(m.ID, slackLine))}})
 	return out
 }
 
@@ -131,15 +134,23 @@ func headline(m Message) string {
 		return "Containment expired"
 	case KindExtended:
 		return "Containment extended"
-	case KindBreaker:
-		return "Breaker open"
 	case KindTest:
 		return "Test message"
-	case KindDecision:
-		return "Decision"
 	}
-	_, last, _ := strings.Cut(string(m.Kind), ".")
-	return "Containment: " + last
+	if strings.HasPrefix(string(m.Kind), "decision.") {
+		switch m.Verdict {
+		case staunch.VerdictRecommend:
+			return "Would contain"
+		case staunch.VerdictProtected:
+			return "Not contained, protected"
+		case staunch.VerdictCapped:
+			return "Not contained, cap reached"
+		case staunch.VerdictBreaker:
+			return "Not contained, breaker open"
+		}
+	}
+	words := strings.NewReplacer(".", " ", "_", " ").Replace(string(m.Kind))
+	return strings.ToUpper(words[:min(1, len(words))]) + words[min(1, len(words)):]
 }
 
 func shortName(m Message) string {
@@ -243,7 +254,21 @@ func entity(r rune) string {
 	return string(r)
 }
 
-// clip is escape for plain text, in which nothing has a meaning.
+// heading is escape for plain text, which has no entities: what would begin or
+// end a mention is shown by its like.
+func heading(s string, most int) string {
+	return shorten(s, most, func(r rune) string {
+		switch r {
+		case '<':
+			return "‹"
+		case '>':
+			return "›"
+		}
+		return string(r)
+	})
+}
+
+// clip cuts a line for people who read it elsewhere than in Slack.
 func clip(s string, most int) string {
 	return shorten(s, most, func(r rune) string { return string(r) })
 }

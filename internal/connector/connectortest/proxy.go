@@ -3,6 +3,7 @@ package connectortest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -159,7 +160,7 @@ func (p *Proxy) serve(client net.Conn) {
 			}
 		}
 		if err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				if tc, ok := server.(*net.TCPConn); ok {
 					_ = tc.CloseWrite()
 				}

@@ -12,9 +12,11 @@
 //
 // # What a rule means here
 //
-// Fields are looked up by their exact name as dotted paths; a key that contains
-// the dots literally is found as well, arrays are spread, and a predicate holds
-// when any of the values reached satisfies it ([jsondoc.Path]).
+// Fields are looked up by name as dotted paths, exactly, and where an object has
+// no such key without regard to the case of ASCII letters, because exporters
+// change it. A key that contains the dots literally is found as well, arrays are
+// spread, and a predicate holds when any of the values reached satisfies it
+// ([jsondoc.Path]).
 //
 //   - Strings compare without regard to case, by Unicode's simple folding, and
 //     whole; * stands for any text, ? for one character. A backslash makes a

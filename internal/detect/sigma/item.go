@@ -285,7 +285,7 @@ func show(key string) string {
 
 // value makes the predicates of one value; any of them may hold.
 func (p *ruleParser) value(field string, m modifiers, n *yaml.Node) ([]*pred, error) {
-	base := func(k predKind) *pred { return &pred{kind: k, field: field, path: jsondoc.ParsePath(field)} }
+	base := func(k predKind) *pred { return &pred{kind: k, field: field, path: jsondoc.ParsePath(field).Fold()} }
 	tag := n.ShortTag()
 	if tag == "!!null" {
 		if field == "" {
@@ -326,26 +326,25 @@ func (p *ruleParser) value(field string, m modifiers, n *yaml.Node) ([]*pred, er
 		}
 		name, _ := parsePattern(n.Value).plain()
 		q := base(predRef)
-		q.ref, q.refPath, q.match, q.cased = name, jsondoc.ParsePath(name), m.match, m.cased
+		q.ref, q.refPath, q.match, q.cased = name, jsondoc.ParsePath(name).Fold(), m.match, m.cased
 		return []*pred{q}, nil
 	case m.re:
 		return p.regex(field, m, n)
 	}
 	texts := []string{n.Value}
-	if m.expand {
+	switch {
+	case m.expand:
 		var err error
 		if texts, err = p.expand(n.Value); err != nil {
 			return nil, err
 		}
-	} else if tag == "!!int" || tag == "!!float" {
-		if len(m.chain) == 0 {
-			num, err := yamlNumber(n)
-			if err != nil {
-				return nil, err
-			}
-			texts[0] = string(num.text(nil))
+	case (tag == "!!int" || tag == "!!float") && len(m.chain) == 0:
+		num, err := yamlNumber(n)
+		if err != nil {
+			return nil, err
 		}
-	} else if tag == "!!bool" {
+		texts[0] = string(num.text(nil))
+	case tag == "!!bool":
 		texts[0] = strings.ToLower(n.Value)
 	}
 	var out []*pred
@@ -366,14 +365,13 @@ func (p *ruleParser) value(field string, m modifiers, n *yaml.Node) ([]*pred, er
 		for _, pt := range ps {
 			if field != "" {
 				q := patternPred(field, pt, m.cased)
-				q.path = jsondoc.ParsePath(field)
+				q.path = jsondoc.ParsePath(field).Fold()
 				out = append(out, q)
 				continue
 			}
-			if s, plain := pt.plain(); plain && s == "" {
-				return nil, fmt.Errorf("an empty keyword would match every record")
+			if len(pt) == 0 || len(pt) == 1 && pt[0].kind == elemStar {
+				return nil, fmt.Errorf("an empty keyword, or one of * alone, would match every record")
 			}
-			bound := pt
 			lead, tail := true, true
 			for _, name := range m.chain {
 				switch name {
@@ -383,8 +381,7 @@ func (p *ruleParser) value(field string, m modifiers, n *yaml.Node) ([]*pred, er
 					tail = false
 				}
 			}
-			bound = bound.open(lead, tail)
-			out = append(out, keywordPred(bound, m.cased))
+			out = append(out, keywordPred(pt.open(lead, tail), m.cased))
 		}
 	}
 	return out, nil
@@ -459,7 +456,7 @@ func (p *ruleParser) regex(field string, m modifiers, n *yaml.Node) ([]*pred, er
 	if err != nil {
 		return nil, fmt.Errorf("the regular expression is not supported: %w", err)
 	}
-	q := &pred{kind: predRegex, field: field, path: jsondoc.ParsePath(field), re: re, reText: text}
+	q := &pred{kind: predRegex, field: field, path: jsondoc.ParsePath(field).Fold(), re: re, reText: text}
 	if tree, err := syntax.Parse(text, syntax.Perl); err == nil {
 		q.must, q.mustFold = requiredText(tree)
 	}

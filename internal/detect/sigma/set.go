@@ -21,6 +21,7 @@ type Set struct {
 	rules  []*Rule
 	roots  []*expr
 	preds  []question
+	byID   map[string]int
 	ids    map[string]int32 // by the predicate's key
 	fields []jsondoc.Path
 	index  []fieldIndex
@@ -47,9 +48,10 @@ func Compile(rules []*Rule) (*Set, error) {
 	if _, errs := uniqueIDs(rules); len(errs) > 0 {
 		return nil, fmt.Errorf("compiling rules: %w", errs[0])
 	}
-	s := &Set{rules: slices.Clone(rules), ids: map[string]int32{}}
+	s := &Set{rules: slices.Clone(rules), ids: map[string]int32{}, byID: map[string]int{}}
 	fieldIDs := map[string]int32{}
-	for _, r := range rules {
+	for n, r := range rules {
+		s.byID[r.ID] = n
 		if r.cond == nil {
 			return nil, fmt.Errorf("compiling rules: rule %q was not loaded", r.ID)
 		}
@@ -70,6 +72,12 @@ func Compile(rules []*Rule) (*Set, error) {
 // Rules returns the rules in the order of their numbers. The slice is the
 // Set's own.
 func (s *Set) Rules() []*Rule { return s.rules }
+
+// Index returns the number of the rule with this id.
+func (s *Set) Index(id string) (number int, ok bool) {
+	number, ok = s.byID[id]
+	return number, ok
+}
 
 // Hash identifies what the bundle means: the rules' logic, placeholders filled
 // in, and what staunch reads of the rest, whatever the files' layout, comments

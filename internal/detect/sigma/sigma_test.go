@@ -76,7 +76,8 @@ func TestItems(t *testing.T) {
 	}{
 		// Plain strings.
 		{`f: abc`, []string{`{"f":"abc"}`, `{"f":"ABC"}`, `{"f":["x","Abc"]}`, `{"f":[["abc"]]}`},
-			[]string{`{"f":"abcd"}`, `{"f":"xabc"}`, `{"f":""}`, `{"f":null}`, `{}`, `{"f":{"abc":"abc"}}`, `{"F":"abc"}`, `{"f":[]}`}},
+			[]string{`{"f":"abcd"}`, `{"f":"xabc"}`, `{"f":""}`, `{"f":null}`, `{}`, `{"f":{"abc":"abc"}}`, `{"F":"x","f":"y"}`, `{"F":"abc","f":"y"}`, `{"f":[]}`}},
+		{`eventType: abc`, []string{`{"eventtype":"abc"}`, `{"EventType":"abc"}`}, []string{`{"event_type":"abc"}`, `{"eventtype":"abc","eventType":"x"}`}},
 		{`f: 'ÄÖß Σ'`, []string{`{"f":"äöß σ"}`, `{"f":"ÄÖß ς"}`, `{"f":"\u00c4\u00d6\u00df \u03a3"}`}, []string{`{"f":"aoss s"}`}},
 		{`f: 'Kelvin s'`, []string{`{"f":"\u212aelvin \u017f"}`}, nil},
 		{`f|cased: aBc`, []string{`{"f":"aBc"}`}, []string{`{"f":"abc"}`, `{"f":"ABC"}`}},
@@ -89,6 +90,7 @@ func TestItems(t *testing.T) {
 		{`f: '?'`, []string{`{"f":"x"}`, `{"f":"ß"}`, `{"f":7}`}, []string{`{"f":""}`, `{"f":"xy"}`}},
 		{`f: 'a*b?d*'`, []string{`{"f":"axxbcd"}`, `{"f":"abbxdzz"}`, `{"f":"abxbxd"}`}, []string{`{"f":"abd"}`, `{"f":"xabcd"}`}},
 		{`f: '*a?c'`, []string{`{"f":"zzabc"}`, `{"f":"abcabc"}`}, []string{`{"f":"abcz"}`, `{"f":"bc"}`}},
+		{`f: '*?aa*'`, []string{`{"f":"aaa"}`, `{"f":"xaab"}`}, []string{`{"f":"aa"}`}},
 		{`f: '??'`, []string{`{"f":"ab"}`}, []string{`{"f":"a"}`, `{"f":"abc"}`}},
 		{`f: 'ab*ba'`, []string{`{"f":"abba"}`, `{"f":"abxba"}`}, []string{`{"f":"aba"}`}},
 		{`f: '*'`, []string{`{"f":"x"}`, `{"f":""}`, `{"f":0}`, `{"f":false}`, `{"f":{}}`}, []string{`{}`, `{"f":null}`, `{"f":[]}`}},
@@ -127,6 +129,7 @@ func TestItems(t *testing.T) {
 		{`f: '0x17'`, []string{`{"f":"0x17"}`}, []string{`{"f":23}`}},
 		{`f: 9007199254740993`, []string{`{"f":9007199254740993}`}, []string{`{"f":9007199254740992}`}},
 		{`f: true`, []string{`{"f":true}`, `{"f":"true"}`, `{"f":"True"}`}, []string{`{"f":false}`, `{"f":1}`, `{}`, `{"f":null}`}},
+		{`f|cased: True`, []string{`{"f":true}`, `{"f":"true"}`}, []string{`{"f":"True"}`}},
 		{`f: 'True'`, []string{`{"f":true}`, `{"f":"TRUE"}`}, []string{`{"f":false}`}},
 		{`f: false`, []string{`{"f":false}`, `{"f":"false"}`}, []string{`{"f":true}`, `{"f":0}`, `{"f":""}`, `{}`}},
 		{`f: No`, []string{`{"f":"No"}`, `{"f":"no"}`}, []string{`{"f":false}`}},
@@ -317,7 +320,7 @@ func TestRefusals(t *testing.T) {
 		{"title: T\nlogsource: {}\ndetection: {s: {a: 1}, condition: s}\n", "names no product", 2},
 		{"title: T\nlogsource: {product: p, servcie: x}\ndetection: {s: {a: 1}, condition: s}\n", `unknown key "servcie" in logsource`, 2},
 		{"title: T\nlogsource: [p]\ndetection: {s: {a: 1}, condition: s}\n", "logsource must be a mapping", 2},
-		{item("a: 1") + "levle: high\n", `unknown key "levle"`, 7},
+		{item("a: 1") + "severity: high\n", `unknown key "severity"`, 7},
 		{item("a: 1") + "level: severe\n", "must be one of", 7},
 		{item("a: 1") + "status: unsupported\n", "status is unsupported", 7},
 		{item("a: 1") + "status: good\n", "must be one of", 7},
@@ -368,6 +371,8 @@ func TestRefusals(t *testing.T) {
 		{det("s: {}\ncondition: s"), "empty map", 4},
 		{det("s: []\ncondition: s"), "is empty", 4},
 		{det("s: ['']\ncondition: s"), "empty keyword", 4},
+		{det("s: ['*']\ncondition: s"), "empty keyword", 4},
+		{det("s: {'|contains': ''}\ncondition: s"), "empty keyword", 4},
 		{det("s: [[a]]\ncondition: s"), "list in a list", 4},
 		{det("s: null\ncondition: s"), "null needs a field", 4},
 		{item("a: []"), "list of values is empty", 5},
@@ -619,6 +624,12 @@ func TestLogsources(t *testing.T) {
 		return parseOne(t, "title: T\nid: "+id+"\nlogsource: "+ls+"\ndetection: {s: {a: 1}, condition: s}\n", Options{})
 	}
 	s := compile(t, mk("a", "{product: aws}"), mk("b", "{product: okta}"), mk("c", "{product: aws, service: cloudtrail}"))
+	if n, ok := s.Index("c"); n != 2 || !ok {
+		t.Errorf("index of c is %d %v", n, ok)
+	}
+	if _, ok := s.Index("d"); ok {
+		t.Error("a rule that is not there has a number")
+	}
 	d := parseDoc(t, `{"a":1}`)
 	var sc Scratch
 	for ls, want := range map[Logsource]string{trail: "[0 2]", {Product: "okta", Service: "okta"}: "[1]", everything: "[0 1 2]", {Product: "x"}: "[]"} {

@@ -192,6 +192,7 @@ func (d *Doc) Nodes() int { return len(d.nodes) }
 // Doc empty.
 func (d *Doc) Parse(raw []byte) error {
 	d.raw = raw
+	d.release(len(raw))
 	d.nodes = d.nodes[:0]
 	d.arena = d.arena[:0]
 	d.stack = d.stack[:0]
@@ -207,6 +208,26 @@ func (d *Doc) Parse(raw []byte) error {
 		return err
 	}
 	return nil
+}
+
+// What a Doc keeps for the next record at most, unless that is large as well.
+const (
+	keepNodes = 1 << 15
+	keepArena = 1 << 20
+)
+
+// release lets go of memory that a record of this size cannot need: a node and
+// a byte of decoded text each take at least a byte of text.
+func (d *Doc) release(size int) {
+	if cap(d.nodes) > keepNodes && size < cap(d.nodes) {
+		d.nodes = nil
+	}
+	if len(d.table) > keepNodes && size < len(d.table) {
+		d.table = nil
+	}
+	if cap(d.arena) > keepArena && size < cap(d.arena) {
+		d.arena = nil
+	}
 }
 
 // charClass marks the bytes that end a run of digits, blanks and so on.

@@ -121,14 +121,10 @@ func TestSplitterBounds(t *testing.T) {
 		} {
 			got := split(t, r, l)
 			for i := range got { // where a text is cut does not matter
-				if k := strings.Index(got[i], "…"); k > 0 && strings.Contains(got[i], "too large") {
-					got[i] = got[i][:k] + "…" + got[i][strings.Index(got[i], " !"):]
-				}
+				got[i] = withoutCut(got[i])
 			}
 			for i := range tc.want {
-				if k := strings.Index(tc.want[i], "…"); k > 0 {
-					tc.want[i] = tc.want[i][:k] + "…" + tc.want[i][strings.Index(tc.want[i], " !"):]
-				}
+				tc.want[i] = withoutCut(tc.want[i])
 			}
 			if strings.Join(got, "\n") != strings.Join(tc.want, "\n") {
 				t.Errorf("%s (%s):\n got %q\nwant %q", tc.name, how, got, tc.want)
@@ -137,10 +133,19 @@ func TestSplitterBounds(t *testing.T) {
 	}
 }
 
+func withoutCut(s string) string {
+	text, reason, ok := strings.Cut(s, " !")
+	if !ok {
+		return s
+	}
+	text, _, _ = strings.Cut(text, "…")
+	return text + "… !" + reason
+}
+
 // Memory stays bounded on a stream that is one record without an end.
 func TestSplitterMemory(t *testing.T) {
 	for _, head := range []string{"x", "[\"", "{\n\"a\":\""} {
-		s := NewSplitter(io.MultiReader(strings.NewReader(head), io.LimitReader(xs{}, 50<<20)), Limits{Bytes: 1 << 20})
+		s := NewSplitter(io.MultiReader(strings.NewReader(head), io.LimitReader(xs{}, 20<<20)), Limits{Bytes: 1 << 20})
 		for {
 			_, err := s.Next()
 			if errors.Is(err, io.EOF) {
@@ -189,7 +194,7 @@ func (stuck) Read([]byte) (int, error) { return 0, nil }
 // However the same valid records are laid out, the same ones come back.
 func TestSplitterLayouts(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
-	for range 200 {
+	for range 30 {
 		var recs []string
 		for i := range 1 + rng.IntN(40) {
 			recs = append(recs, string(cloudTrail(i+rng.IntN(1000))))

@@ -169,7 +169,7 @@ func (v Value) Int64() (value int64, ok bool) {
 	if n, ok := plainInt(b); ok {
 		return n, true
 	}
-	if bytes.IndexAny(b, ".eE") < 0 {
+	if !bytes.ContainsAny(b, ".eE") {
 		n, err := strconv.ParseInt(string(b), 10, 64)
 		if err != nil {
 			return 0, false
@@ -305,6 +305,7 @@ func (v Value) Nested(fn func(Value)) {
 type Path struct {
 	text string
 	segs []segment
+	fold bool
 }
 
 type segment struct {
@@ -360,6 +361,17 @@ func appendSegments(segs []segment, s string, start, end int) []segment {
 	return segs
 }
 
+// Fold returns the path with keys compared without regard to the case of ASCII
+// letters where an object has none of the exact ones. Objects of more than 1024
+// members are still looked at exactly only, so that a record cannot make
+// looking expensive.
+func (p Path) Fold() Path {
+	p.fold = true
+	return p
+}
+
+const maxFoldMembers = 1024
+
 // String returns the path as it was written.
 func (p Path) String() string { return p.text }
 
@@ -381,9 +393,10 @@ func (v Value) at(p *Path, pos int) Value {
 	n := &v.d.nodes[v.i]
 	switch n.kind {
 	case Object:
+		fold := false
 		for q := len(p.segs); ; q-- {
 			var m Value
-			if m, q = v.member(p, pos, q); q == pos {
+			if m, q, fold = v.member(p, pos, q, fold); q == pos {
 				return Value{}
 			}
 			if r := m.at(p, q); r.Exists() {
@@ -408,11 +421,26 @@ func (v Value) at(p *Path, pos int) Value {
 
 // member returns the object's member whose key is the longest run of the
 // path's segments from pos to at most last, and the position behind that run;
-// without one the position is pos.
-func (v Value) member(p *Path, pos, last int) (Value, int) {
+// without one the position is pos. When the first call for an object finds no
+// exact key and the path allows it, case is disregarded, then and in the calls
+// after it, which pass on what was returned.
+func (v Value) member(p *Path, pos, last int, fold bool) (Value, int, bool) {
 	if last <= pos {
-		return Value{}, pos
+		return Value{}, pos, fold
 	}
+	if fold {
+		m, at := v.foldMember(p, pos, last)
+		return m, at, true
+	}
+	m, at := v.exactMember(p, pos, last)
+	if at == pos && p.fold && last == len(p.segs) && v.d.nodes[v.i].n <= maxFoldMembers {
+		m, at = v.foldMember(p, pos, last)
+		return m, at, true
+	}
+	return m, at, false
+}
+
+func (v Value) exactMember(p *Path, pos, last int) (Value, int) {
 	d := v.d
 	start := p.segs[pos].start
 	n := &d.nodes[v.i]
@@ -430,16 +458,56 @@ func (v Value) member(p *Path, pos, last int) (Value, int) {
 	for i := v.i + 1; i < n.next; {
 		c := &d.nodes[i]
 		if l := c.kend - c.kstart; l >= least && l <= uint32(len(rest)) && string(d.key(c)) == rest[:l] {
-			for q := last; q > at; q-- {
-				if p.segs[q-1].end == start+int(l) {
-					found, at = Value{d, i}, q
-					break
-				}
+			if q := p.runEnd(start+int(l), at, last); q > at {
+				found, at = Value{d, i}, q
 			}
 		}
 		i = c.next
 	}
 	return found, at
+}
+
+func (v Value) foldMember(p *Path, pos, last int) (Value, int) {
+	d := v.d
+	start := p.segs[pos].start
+	n := &d.nodes[v.i]
+	least := uint32(p.segs[pos].end - start)
+	rest := p.text[start:p.segs[last-1].end]
+	found, at := Value{}, pos
+	for i := v.i + 1; i < n.next; {
+		c := &d.nodes[i]
+		if l := c.kend - c.kstart; l >= least && l <= uint32(len(rest)) && equalFoldASCII(d.key(c), rest[:l]) {
+			if q := p.runEnd(start+int(l), at, last); q > at {
+				found, at = Value{d, i}, q
+			}
+		}
+		i = c.next
+	}
+	return found, at
+}
+
+// runEnd returns the position behind the segment that ends at this byte of the
+// path, if it is more than at and at most last, else at.
+func (p *Path) runEnd(end, at, last int) int {
+	for q := last; q > at; q-- {
+		if p.segs[q-1].end == end {
+			return q
+		}
+	}
+	return at
+}
+
+func equalFoldASCII(a []byte, b string) bool {
+	for i := range a { // of equal length
+		x, y := a[i], b[i]
+		if x == y {
+			continue
+		}
+		if x|0x20 != y|0x20 || x|0x20 < 'a' || x|0x20 > 'z' {
+			return false
+		}
+	}
+	return true
 }
 
 // Walk calls fn for every value that the path reaches from v until fn returns
@@ -467,9 +535,10 @@ func (v Value) walk(p *Path, pos int, fn func(Value) bool) bool {
 	case pos == len(p.segs):
 		return fn(v)
 	case k == Object:
+		fold := false
 		for q := len(p.segs); ; q-- {
 			var m Value
-			if m, q = v.member(p, pos, q); q == pos {
+			if m, q, fold = v.member(p, pos, q, fold); q == pos {
 				return true
 			}
 			if !m.walk(p, q, fn) {
@@ -503,9 +572,10 @@ func (v Value) append(dst []Value, p *Path, pos int) []Value {
 	case pos == len(p.segs):
 		return append(dst, v)
 	case k == Object:
+		fold := false
 		for q := len(p.segs); ; q-- {
 			var m Value
-			if m, q = v.member(p, pos, q); q == pos {
+			if m, q, fold = v.member(p, pos, q, fold); q == pos {
 				return dst
 			}
 			dst = m.append(dst, p, q)

@@ -43,6 +43,11 @@ func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staun
 	} else if !errors.Is(err, staunch.ErrNotFound) {
 		return 0, err
 	}
+	if d.Verdict == staunch.VerdictHeld {
+		// The open case does already what this asks for. The signals are kept; a
+		// decision for each of a hammering thief's calls would say nothing more.
+		return 0, nil
+	}
 	opened, err := p.act(tx, b, &d, j, now)
 	if err != nil {
 		return 0, err
@@ -218,9 +223,9 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, no
 		return nil, err
 	}
 	raise := slices.ContainsFunc(open, func(c staunch.Containment) bool { return c.Phase != staunch.PhaseReleasing })
-	a, err := p.opt.Guardrails.Admit(tx, decide.Request{
+	a, err := p.rails.Load().Admit(tx, decide.Request{
 		Decision: *d, Resolution: res, Origin: staunch.OriginPolicy, Own: p.own(), Raise: raise,
-		Group: b.groupSize(res.Identity), Now: now,
+		Group: b.Groups.Size(res.Identity), Now: now,
 	})
 	if err != nil {
 		return nil, err

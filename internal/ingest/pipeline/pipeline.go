@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,6 @@ import (
 	"github.com/staunch-project/staunch/internal/contain"
 	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
-	"github.com/staunch-project/staunch/internal/format/jsondoc"
 	"github.com/staunch-project/staunch/internal/ingest"
 	"github.com/staunch-project/staunch/internal/inventory"
 	"github.com/staunch-project/staunch/internal/store"
@@ -27,16 +27,7 @@ type Bundle struct {
 	Rules  *sigma.Set
 	Policy *decide.Set
 	// Groups counts declared identities by environment and purpose.
-	Groups map[[2]string]int
-}
-
-// groupSize returns how many identities share the environment and purpose, 0
-// where the identity is not declared.
-func (b *Bundle) groupSize(id staunch.Identity) int {
-	if !id.Managed {
-		return 0
-	}
-	return b.Groups[[2]string{id.Environment, id.Purpose}]
+	Groups inventory.Groups
 }
 
 // Opener opens and follows cases; contain.Engine implements it.
@@ -91,6 +82,7 @@ type Options struct {
 type Pipeline struct {
 	opt     Options
 	bundle  atomic.Pointer[Bundle]
+	rails   atomic.Pointer[decide.Guardrails]
 	watch   *watch
 	places  chan struct{}
 	scratch sync.Pool
@@ -123,11 +115,15 @@ func New(opt Options, b *Bundle) (*Pipeline, error) {
 	p := &Pipeline{opt: opt, watch: newWatch(), places: make(chan struct{}, opt.Concurrent)}
 	p.scratch.New = func() any { return new(Scratch) }
 	p.bundle.Store(b)
+	p.rails.Store(opt.Guardrails)
 	return p, nil
 }
 
 // SetBundle puts another bundle in place, for records that begin after.
 func (p *Pipeline) SetBundle(b *Bundle) { p.bundle.Store(b) }
+
+// SetGuardrails puts other guardrails in place.
+func (p *Pipeline) SetGuardrails(g *decide.Guardrails) { p.rails.Store(g) }
 
 // Bundle returns the bundle in place.
 func (p *Pipeline) Bundle() *Bundle { return p.bundle.Load() }
@@ -236,42 +232,68 @@ func (p *Pipeline) Ingest(ctx context.Context, src *Source, body io.Reader, enco
 	return rep, p.commit(ctx, b, items, &rep)
 }
 
-// Record takes one record that was parsed already, such as a line of a tailed
-// file.
-func (p *Pipeline) Record(ctx context.Context, src *Source, number int, doc *jsondoc.Doc) (Report, error) {
-	rep := Report{V: staunch.Version}
+// Lines takes whole lines of a followed file, the first of which has the number
+// first. There is nobody to tell of a broken one, so it is parked. done is
+// called in the transaction that commits what the lines cause.
+func (p *Pipeline) Lines(ctx context.Context, src *Source, lines []byte, first int, done func(store.Tx) error) error {
+	rd, err := ingest.NewReader(bytes.NewReader(lines), src.Format, p.opt.Limits.Doc)
+	if err != nil {
+		return err
+	}
 	b := p.Bundle()
 	sc := p.scratch.Get().(*Scratch)
 	defer p.scratch.Put(sc)
-	it, err := p.examine(b, src, number, doc, staunch.TimeOf(p.opt.Clock.Now()), sc)
-	if err != nil {
-		p.stats.Rejected.Add(1)
-		rep.reject(number, err)
-		return rep, nil
-	}
-	rep.Accepted++
-	p.stats.Records.Add(1)
-	if it == nil {
-		return rep, nil
-	}
-	return rep, p.commit(ctx, b, []*item{it}, &rep)
-}
-
-// Park keeps a record that could not be taken by a transport that has nobody to
-// tell, sealed since it may carry secrets.
-func (p *Pipeline) Park(ctx context.Context, src *Source, number int, raw []byte, reason error) error {
 	now := staunch.TimeOf(p.opt.Clock.Now())
-	id := "prk_" + strings.TrimPrefix(staunch.Digest(fmt.Appendf(nil, "%s/%d/%s", src.Name, number, raw)), "sha256:")[:20]
-	blob := raw
-	if p.opt.Sealer != nil {
-		var err error
-		if blob, err = p.opt.Sealer.Seal("parked/"+id, raw); err != nil {
-			return fmt.Errorf("sealing a parked record: %w", err)
+	var items []*item
+	var parked []store.Parked
+	for {
+		rec, err := rd.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		var it *item
+		if err = rec.Err; err == nil {
+			it, err = p.examine(b, src, first+rec.Number-1, rec.Doc, now, sc)
+		}
+		if err != nil {
+			p.stats.Rejected.Add(1)
+			row, perr := p.park(src, first+rec.Number-1, rec.Raw, err, now)
+			if perr != nil {
+				return perr
+			}
+			parked = append(parked, row)
+			continue
+		}
+		p.stats.Records.Add(1)
+		if it != nil {
+			items = append(items, it)
 		}
 	}
-	return p.opt.Store.Update(ctx, func(tx store.Tx) error {
-		return tx.PutParked(store.Parked{ID: id, Source: src.Name, Number: number, Reason: reason.Error(), At: now, Raw: blob})
+	var rep Report
+	return p.commitWith(ctx, b, items, &rep, func(tx store.Tx) error {
+		for _, row := range parked {
+			if err := tx.PutParked(row); err != nil {
+				return err
+			}
+		}
+		return done(tx)
 	})
+}
+
+// park seals a record that could not be taken, since it may carry secrets.
+func (p *Pipeline) park(src *Source, number int, raw []byte, reason error, now staunch.Time) (store.Parked, error) {
+	sum := strings.TrimPrefix(staunch.Digest(fmt.Appendf(nil, "%s/%d/%s", src.Name, number, raw)), "sha256:")
+	row := store.Parked{ID: "prk_" + sum[:20], Source: src.Name, Number: number, Reason: reason.Error(), At: now, Raw: bytes.Clone(raw)}
+	if p.opt.Sealer != nil {
+		var err error
+		if row.Raw, err = p.opt.Sealer.Seal("parked/"+row.ID, raw); err != nil {
+			return row, fmt.Errorf("sealing a parked record: %w", err)
+		}
+	}
+	return row, nil
 }
 
 // commit is T1: everything that the items cause, in one transaction.
@@ -279,6 +301,10 @@ func (p *Pipeline) commit(ctx context.Context, b *Bundle, items []*item, rep *Re
 	if len(items) == 0 {
 		return nil
 	}
+	return p.commitWith(ctx, b, items, rep, nil)
+}
+
+func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep *Report, more func(store.Tx) error) error {
 	var kept, dups, signals, decisions int
 	err := p.opt.Store.Update(ctx, func(tx store.Tx) error {
 		kept, dups, signals, decisions = 0, 0, 0, 0
@@ -302,6 +328,9 @@ func (p *Pipeline) commit(ctx context.Context, b *Bundle, items []*item, rep *Re
 				return fmt.Errorf("deciding on %s: %w", ref, err)
 			}
 			decisions += n
+		}
+		if more != nil {
+			return more(tx)
 		}
 		return nil
 	})

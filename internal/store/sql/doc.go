@@ -16,12 +16,13 @@
 // # SQLite
 //
 // A lock file beside the database keeps a second process out. Writers queue;
-// each runs its function in its own savepoint of a transaction that it shares
-// with those before and after it, and the last one commits for all (group
-// commit, WAL with synchronous=FULL). A function therefore may read what an
-// earlier one in the same group wrote; nobody returns, not even with an error
-// of its own, before that group is durable. Reads use their own read-only
-// connections and see the last commit.
+// each runs its function in a transaction that it shares with those before and
+// after it, and the last one commits for all (group commit, WAL with
+// synchronous=FULL). A function therefore may read what an earlier one in the
+// same group wrote; nobody returns, not even with an error of its own, before
+// that group is durable. A function that fails after it wrote has the group
+// rolled back and the others run again, this time each in a savepoint of its
+// own. Reads use their own read-only connections and see the last commit.
 //
 // # PostgreSQL
 //

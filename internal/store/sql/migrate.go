@@ -76,8 +76,8 @@ func migrate(ctx context.Context, db *sql.DB, fsys fs.FS, d goose.Dialect) error
 	}
 	opts := []goose.ProviderOption{goose.WithGoMigrations(list...), goose.WithDisableGlobalRegistry(true)}
 	if d == goose.DialectPostgres {
-		// Several nodes may start at once.
-		locker, err := lock.NewPostgresSessionLocker()
+		// Several nodes may start at once; each asks again every second.
+		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 		if err != nil {
 			return fmt.Errorf("migrating the database: %w", err)
 		}

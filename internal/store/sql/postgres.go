@@ -94,7 +94,13 @@ func OpenPostgres(ctx context.Context, dsn staunch.Secret, opts Options) (_ *Pos
 	// read of all of it, and transactions that have nothing in common fail.
 	params["enable_seqscan"] = "off"
 	params["jit"] = "off"
-	params["idle_in_transaction_session_timeout"] = "60000"
+	// What a lost connection leaves behind on the server keeps its locks until
+	// the server notices.
+	params["idle_in_transaction_session_timeout"] = "15000"
+	params["tcp_keepalives_idle"] = "10"
+	params["tcp_keepalives_interval"] = "5"
+	params["tcp_keepalives_count"] = "2"
+	params["tcp_user_timeout"] = "15000"
 	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		// Everything stricter than "on" is the operator's choice.
 		_, err := c.Exec(ctx, "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'")
@@ -367,21 +373,18 @@ func (p *Postgres) Update(ctx context.Context, fn func(store.Tx) error) error {
 		return ctx.Err()
 	}
 	var wait waits
-	conflicts, doubles, lost := 0, 0, 0
+	conflicts, doubles, lost, patient := 0, 0, 0, false
 	for {
-		if conflicts == eagerTries {
+		if conflicts >= eagerTries && !patient {
 			select {
 			case p.patient <- struct{}{}:
+				patient = true
 				defer func() { <-p.patient }()
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		}
-		t0 := time.Now()
 		err, what := p.try(ctx, slot, &wait, fn)
-		if d := time.Since(t0); d > 50*time.Millisecond || what != troubleTurn && what != troubleNone {
-			fmt.Println(time.Now().UnixMilli()%100000, p.instance[:5], slot, "took", d.Milliseconds(), what, wait, conflicts, err)
-		}
 		pause := 0
 		switch what {
 		case troubleTurn:
@@ -507,12 +510,13 @@ func (a *attempt) commit(ctx context.Context, t *tx) (error, trouble) { //nolint
 		}
 		return err, what
 	}
+	backend := a.conn.c.Conn().PgConn().PID()
 	_ = a.conn.c.Conn().Close(cctx)
 	a.conn.c.Release()
 	if !t.wrote {
 		return err, troubleLost // there is nothing that could be half done
 	}
-	committed, rerr := a.p.resolve(ctx, a.slotName(), marker)
+	committed, rerr := a.p.resolve(ctx, backend, a.slotName(), marker)
 	switch {
 	case rerr != nil:
 		return fmt.Errorf("%w: %w (and then: %w)", staunch.ErrCommitUnknown, err, rerr), troubleNone
@@ -527,17 +531,28 @@ func (a *attempt) commit(ctx context.Context, t *tx) (error, trouble) { //nolint
 func (a *attempt) slotName() string { return a.p.instance + "/" + strconv.Itoa(a.slot) }
 
 // resolve finds out whether the commit with the marker happened. It waits for
-// the transaction if that is still under way, since both write the slot's row,
-// and when it did not commit writes that row itself, so that it never will: a
-// SERIALIZABLE transaction cannot write a row that changed after it began.
-func (p *Postgres) resolve(ctx context.Context, slot, marker string) (bool, error) {
+// the transaction if that is still being committed, since both write the slot's
+// row, and when it did not commit writes that row itself, so that it never
+// will: a SERIALIZABLE transaction cannot write a row that changed after it
+// began.
+func (p *Postgres) resolve(ctx context.Context, backend uint32, slot, marker string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolveTime)
 	defer cancel()
 	fence := "fence-" + rand.Text()
 	for try := 1; ; try++ {
 		committed, err := p.fence(ctx, slot, marker, fence)
+		if err == nil && !committed {
+			// The server may not have noticed yet, and keep the locks that the
+			// next try needs. This only saves time.
+			_, err = p.pool.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "+
+				"WHERE pid = $1 AND usename = current_user AND state LIKE 'idle in transaction%'", int64(backend))
+			if err != nil {
+				p.opts.Log.Debug("ending the backend of a lost connection", "error", err)
+			}
+			return false, nil
+		}
 		if err == nil {
-			return committed, nil
+			return true, nil
 		}
 		if serr := sleep(ctx, try+3); serr != nil || p.closed.Load() {
 			return false, errors.Join(serr, err)

@@ -32,7 +32,7 @@ const (
 
 // walPages is how long the write-ahead log grows before a commit also copies it
 // into the database.
-const walPages = 4000
+const walPages = 8000
 
 const lockSuffix = ".lock"
 
@@ -55,6 +55,7 @@ type SQLite struct {
 	group    *group
 	lastHook chan struct{} // closed when the last transaction's OnCommit ran
 	laneNext int
+	careful  int   // how many more transactions have savepoints
 	scrub    bool  // the write-ahead log may still have what was shredded
 	broken   error // a commit failed in a way that only a new start resolves
 
@@ -339,39 +340,67 @@ func (s *SQLite) Update(ctx context.Context, fn func(store.Tx) error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	for careful := false; ; careful = true {
+		if err := s.try(ctx, fn, careful); !errors.Is(err, errSpoiled) {
+			return err
+		}
+	}
+}
+
+// errSpoiled says that a group was rolled back because one transaction in it
+// failed that had no savepoint. Savepoints cost a third of a small
+// transaction, so there are none until one would have been needed; then all of
+// the group run again, with savepoints, and so do the next ones.
+var errSpoiled = errors.New("another transaction of the group failed")
+
+// carefulRuns is how many transactions use savepoints after a group was
+// spoiled, so that callers that often fail do not cost the others more.
+const carefulRuns = 2000
+
+// try runs the transaction once. With careful, it has a savepoint of its own.
+// errSpoiled means that it was rolled back for another's sake.
+func (s *SQLite) try(ctx context.Context, fn func(store.Tx) error, careful bool) error {
 	if err := s.turn.take(ctx); err != nil {
 		return err
 	}
-	g, err := s.enter()
+	g, saved, err := s.enter(careful)
 	if err != nil {
 		s.leave(g, err)
 		return err
 	}
 	t := newTx(reader{ctx: ctx, session: s.writer, engine: s}, s.opts.Chain)
+	undo := func() error {
+		// After an error of SQLite's own, not even the group's transaction
+		// may be there any more.
+		if !saved && !t.wrote && !t.broke {
+			return nil
+		}
+		return s.undo(saved)
+	}
 	var own error
-	var before, after chan struct{}
 	func() {
 		returned := false
 		defer func() {
-			t.end()
 			if !returned { // a panic, or runtime.Goexit
-				s.leave(g, s.undo())
+				t.end()
+				s.leave(g, undo())
 			}
 		}()
 		if own = fn(t); own == nil {
 			own = t.finish()
 		}
+		t.end()
 		returned = true
 	}()
-	switch {
-	case own != nil:
-		s.leave(g, s.undo())
-	default:
+	if own == nil && saved {
 		if err := s.writer.run("RELEASE one"); err != nil {
-			own = fmt.Errorf("ending a transaction: %w", err)
-			s.leave(g, errors.Join(own, s.undo()))
-			break
+			own = staunch.Transient(fmt.Errorf("ending a transaction: %w", err))
 		}
+	}
+	var before, after chan struct{}
+	if own != nil {
+		s.leave(g, undo())
+	} else {
 		g.size += t.size
 		g.shreds = g.shreds || t.shreds
 		if len(t.onCommit) > 0 || t.change != (Change{}) {
@@ -381,13 +410,15 @@ func (s *SQLite) Update(ctx context.Context, fn func(store.Tx) error) error {
 		}
 		s.leave(g, nil)
 	}
-	// Nobody leaves before the group is durable: fn may have read what others
-	// in it wrote.
+	// Nobody leaves before the group is durable, not even with an error: fn may
+	// have read what others in it wrote.
 	<-g.done
-	if g.err != nil {
+	switch {
+	case errors.Is(g.err, errSpoiled) && own != nil && g.n == 1:
+		return own // it was alone
+	case g.err != nil:
 		return g.err
-	}
-	if own != nil {
+	case own != nil:
 		return own
 	}
 	if after != nil {
@@ -402,28 +433,39 @@ func (s *SQLite) Update(ctx context.Context, fn func(store.Tx) error) error {
 	return nil
 }
 
-// enter joins the group, or begins one. The caller has the turn. Even when it
-// fails, the caller must leave.
-func (s *SQLite) enter() (*group, error) {
+// enter joins the group, or begins one, and tells whether the transaction has a
+// savepoint. The caller has the turn. Even when it fails, the caller must
+// leave.
+func (s *SQLite) enter(careful bool) (g *group, saved bool, err error) {
 	if s.group == nil {
 		s.group = &group{done: make(chan struct{}), began: time.Now()}
 		if s.broken != nil {
-			return s.group, s.broken
+			return s.group, false, s.broken
 		}
 		if err := s.writer.run("BEGIN IMMEDIATE"); err != nil {
-			return s.group, staunch.Transient(fmt.Errorf("beginning a transaction: %w", err))
+			return s.group, false, staunch.Transient(fmt.Errorf("beginning a transaction: %w", err))
 		}
 	}
-	if err := s.writer.run("SAVEPOINT one"); err != nil {
-		return s.group, staunch.Transient(fmt.Errorf("beginning a transaction: %w", err))
+	if s.careful > 0 {
+		s.careful--
+	} else if !careful {
+		return s.group, false, nil
 	}
-	return s.group, nil
+	if err := s.writer.run("SAVEPOINT one"); err != nil {
+		return s.group, false, staunch.Transient(fmt.Errorf("beginning a transaction: %w", err))
+	}
+	return s.group, true, nil
 }
 
-// undo rolls the present transaction back, and leaves the group's as it is. It
-// fails when SQLite has ended the group's as a whole, as it does when the disk
-// is full.
-func (s *SQLite) undo() error {
+// undo rolls the present transaction back and leaves the group's as it is. When
+// it cannot, the group must not be committed: there is no savepoint, or SQLite
+// has ended the group's transaction as a whole, as it does when the disk is
+// full.
+func (s *SQLite) undo(saved bool) error {
+	if !saved {
+		s.careful = carefulRuns
+		return errSpoiled
+	}
 	if err := s.writer.run("ROLLBACK TO one"); err != nil {
 		return staunch.Transient(fmt.Errorf("the database ended the transaction: %w", err))
 	}

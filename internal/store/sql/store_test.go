@@ -2,6 +2,7 @@ package sqlstore_test
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -49,13 +50,38 @@ func closeStore(tb testing.TB, s store.Store) {
 }
 
 func TestSQLite(t *testing.T) {
+	statements := map[string]bool{}
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
 		path := filepath.Join(t.TempDir(), "staunch.db")
 		s := openLite(t, path)
+		if !strings.HasSuffix(t.Name(), "/Close") && !strings.HasSuffix(t.Name(), "/Reopen") {
+			t.Cleanup(func() {
+				for _, text := range s.Statements() {
+					statements[text] = true
+				}
+			})
+		}
 		return storetest.Harness{Store: s, Reopen: func(t *testing.T) store.Store {
 			closeStore(t, s)
 			return openLite(t, path)
 		}}
+	})
+	t.Run("Plans", func(t *testing.T) {
+		s := openLite(t, filepath.Join(t.TempDir(), "staunch.db"))
+		explained := 0
+		for text := range statements {
+			if kind, _, _ := strings.Cut(text, " "); strings.Contains("SELECT UPDATE DELETE", kind) {
+				plan, err := s.Explain(text)
+				if err != nil {
+					t.Errorf("%s: %v", text, err)
+				}
+				checkPlan(t, text, plan)
+				explained++
+			}
+		}
+		if explained < 50 {
+			t.Errorf("only %d statements were explained", explained)
+		}
 	})
 }
 

@@ -50,6 +50,8 @@ type reader struct {
 	// failed is the first error of the database. What comes after it would run
 	// in a broken transaction, so everything returns it.
 	failed error
+	// broke says that it was the database's, and not ctx's end.
+	broke bool
 	// flush writes what a transaction keeps back.
 	flush func() error
 	wrote bool
@@ -68,6 +70,7 @@ func (r *reader) end() {
 func (r *reader) fail(err error) error {
 	if r.failed == nil {
 		r.failed = err
+		r.broke = r.ctx.Err() == nil
 	}
 	return err
 }

@@ -1,0 +1,382 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/auth"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// out is an answer with a JSON body.
+type out[T any] struct{ Body T }
+
+// created is an answer whose status says whether something was made.
+type created[T any] struct {
+	Status int
+	Body   T
+}
+
+// PageInput has the parameters of every listing. It is exported for the
+// description alone, which looks into embedded structs by that.
+type PageInput struct {
+	After string `query:"after" maxLength:"512" doc:"the next of the page before"`
+	Limit int    `query:"limit" minimum:"0" maximum:"1000" doc:"at most so many items; 0 gives 100"`
+}
+
+// IDInput has the path's id; exported for the same reason.
+type IDInput struct {
+	ID string `path:"id" maxLength:"128"`
+}
+
+func (s *Server) registerContainments() {
+	tags := []string{"containments"}
+
+	type listInput struct {
+		PageInput
+		Open bool `query:"open" doc:"only those that are not released"`
+	}
+	operation(s, Route{Method: "GET", Path: "/v1/containments", Verb: auth.Read},
+		huma.Operation{OperationID: "listContainments", Summary: "List containments, newest first", Tags: tags},
+		func(ctx context.Context, p auth.Principal, in *listInput) (*out[Containments], error) {
+			items, next, err := list(ctx, s, p, in.After, in.Limit, listing[staunch.Containment]{
+				fetch: func(r store.Reader, after string, limit int) ([]staunch.Containment, error) {
+					return r.Containments(store.Page{After: after, Limit: limit}, in.Open)
+				},
+				cursor: func(c staunch.Containment) string { return c.ID },
+				object: func(r store.Reader, c staunch.Containment) (auth.Object, error) { return caseObject(r, p, c) },
+			})
+			if err != nil {
+				return nil, err
+			}
+			return &out[Containments]{Containments{V: staunch.Version, Items: items, Next: next}}, nil
+		})
+
+	operation(s, Route{Method: "GET", Path: "/v1/containments/{id}", Verb: auth.Read},
+		huma.Operation{OperationID: "getContainment", Summary: "One containment with its plans, steps, holds and timeline", Tags: tags, Errors: []int{http.StatusNotFound}},
+		func(ctx context.Context, p auth.Principal, in *IDInput) (*out[Case], error) {
+			var c Case
+			err := s.opt.Store.View(ctx, func(r store.Reader) (err error) {
+				c, err = s.readCase(r, p, in.ID)
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+			return &out[Case]{c}, nil
+		})
+
+	operation(s, Route{Method: "POST", Path: "/v1/containments", Verb: auth.Contain},
+		huma.Operation{
+			OperationID: "contain", Summary: "Open a containment by hand", Tags: tags, DefaultStatus: http.StatusCreated,
+			Description: "An open case on the same subject is raised instead. The same subject and key give the same case, with status 200.",
+			Errors:      []int{http.StatusNotFound, http.StatusConflict},
+		},
+		func(ctx context.Context, p auth.Principal, in *struct{ Body ContainRequest }) (*created[Opened], error) {
+			req := in.Body
+			if err := checkContain(req); err != nil {
+				return nil, err
+			}
+			if req.Key == "" {
+				var b [16]byte
+				_, _ = rand.Read(b[:]) // never fails
+				req.Key = hex.EncodeToString(b[:])
+			}
+			var opened Opened
+			err := s.opt.Store.Update(ctx, func(tx store.Tx) error {
+				if err := s.mayTouch(tx, p, auth.Contain, req.Subject); err != nil {
+					return err
+				}
+				var err error
+				opened, err = s.opt.Cases.Contain(tx, req, p.Name)
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+			opened.V = staunch.Version
+			status := http.StatusOK
+			if opened.Created {
+				status = http.StatusCreated
+			}
+			return &created[Opened]{Status: status, Body: opened}, nil
+		})
+
+	operation(s, Route{Method: "POST", Path: "/v1/plan", Verb: auth.Plan, Limit: slowTimeout},
+		huma.Operation{
+			OperationID: "plan", Summary: "What a containment would do now", Tags: tags,
+			Description: "Reads the platforms and changes nothing.",
+			Errors:      []int{http.StatusNotFound, http.StatusConflict, http.StatusBadGateway},
+		},
+		func(ctx context.Context, p auth.Principal, in *struct{ Body ContainRequest }) (*out[Draft], error) {
+			if err := checkContain(in.Body); err != nil {
+				return nil, err
+			}
+			err := s.opt.Store.View(ctx, func(r store.Reader) error { return s.mayTouch(r, p, auth.Plan, in.Body.Subject) })
+			if err != nil {
+				return nil, err
+			}
+			d, err := s.opt.Cases.Plan(ctx, in.Body)
+			if err != nil {
+				return nil, err
+			}
+			// What lineage and the platforms added may lie on other realms.
+			if len(p.Realms) > 0 {
+				p := p
+				p.Owners, p.Environments = nil, nil
+				o := auth.Object{Realms: []string{}}
+				for _, ref := range append(append([]staunch.Ref{}, d.Roots...), d.Derived...) {
+					addRealm(&o, ref.Realm)
+				}
+				for _, it := range d.Items {
+					addRealm(&o, it.Intent.Target.Ref.Realm)
+				}
+				if len(o.Realms) > 0 {
+					if err := auth.Authorize(p, auth.Plan, o); err != nil {
+						return nil, err
+					}
+				}
+			}
+			d.V = staunch.Version
+			if d.Items == nil {
+				d.Items = []DraftItem{}
+			}
+			return &out[Draft]{d}, nil
+		})
+
+	type releaseInput struct {
+		IDInput
+		Body ReleaseRequest
+	}
+	release := func(path, id, summary string, verb auth.Verb, do func(store.Tx, string, staunch.Release) (staunch.Containment, error)) {
+		operation(s, Route{Method: "POST", Path: path, Verb: verb},
+			huma.Operation{
+				OperationID: id, Summary: summary, Tags: tags,
+				Description: "Where it would bring a possibly stolen secret back to life, the answer is 409 with the code \"revives\" and the list, until the request confirms it (revive) or says that the secret was replaced first (rotated).",
+				Errors:      []int{http.StatusNotFound, http.StatusConflict},
+			},
+			func(ctx context.Context, p auth.Principal, in *releaseInput) (*out[Changed], error) {
+				reason, err := words("reason", in.Body.Reason)
+				if err != nil {
+					return nil, err
+				}
+				return s.change(ctx, p, verb, in.ID, func(tx store.Tx) (staunch.Containment, error) {
+					con, err := do(tx, in.ID, staunch.Release{Reason: reason, By: p.Name, Revive: in.Body.Revive, Rotated: in.Body.Rotated})
+					if !errors.Is(err, staunch.ErrConflict) || in.Body.Revive || in.Body.Rotated {
+						return con, err
+					}
+					items, rerr := s.opt.Cases.Revivals(tx, in.ID)
+					if rerr != nil || len(items) == 0 {
+						return con, err
+					}
+					pr := newProblem(http.StatusConflict, CodeRevives, message(err)).
+						hint("replace the secrets first and say so (rotated), or confirm that they may work again (revive)")
+					pr.Revives = items
+					return con, pr
+				})
+			})
+	}
+	release("/v1/containments/{id}/release", "release", "Release a containment", auth.Release,
+		func(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error) {
+			return s.opt.Cases.Release(tx, id, r)
+		})
+	release("/v1/containments/{id}/clear", "clear", "End a verification window in the subject's favour", auth.Clear,
+		func(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error) {
+			return s.opt.Cases.Clear(tx, id, r)
+		})
+
+	operation(s, Route{Method: "POST", Path: "/v1/containments/{id}/advance", Verb: auth.Advance},
+		huma.Operation{OperationID: "advance", Summary: "Cut a verification window short", Tags: tags, Errors: []int{http.StatusNotFound, http.StatusConflict}},
+		func(ctx context.Context, p auth.Principal, in *IDInput) (*out[Changed], error) {
+			return s.change(ctx, p, auth.Advance, in.ID, func(tx store.Tx) (staunch.Containment, error) {
+				return s.opt.Cases.AdvanceWindow(tx, in.ID, p.Name)
+			})
+		})
+
+	type extendInput struct {
+		IDInput
+		Body ExtendRequest
+	}
+	operation(s, Route{Method: "POST", Path: "/v1/containments/{id}/extend", Verb: auth.Extend},
+		huma.Operation{OperationID: "extend", Summary: "Put a window or an expiry off", Tags: tags, Errors: []int{http.StatusNotFound, http.StatusConflict}},
+		func(ctx context.Context, p auth.Principal, in *extendInput) (*out[Changed], error) {
+			by := in.Body.By.Std()
+			if by <= 0 || by > maxDuration {
+				return nil, place("by", "must be more than zero and at most ten years")
+			}
+			return s.change(ctx, p, auth.Extend, in.ID, func(tx store.Tx) (staunch.Containment, error) {
+				return s.opt.Cases.Extend(tx, in.ID, p.Name, by)
+			})
+		})
+
+	type approveInput struct {
+		IDInput
+		Body ApproveRequest
+	}
+	operation(s, Route{Method: "POST", Path: "/v1/containments/{id}/approve", Verb: auth.Approve},
+		huma.Operation{
+			OperationID: "approve", Summary: "Let a containment that waits for a person go on", Tags: tags,
+			Description: "Nobody approves what they asked for themselves. scope_hash is that of the scope that was shown.",
+			Errors:      []int{http.StatusNotFound, http.StatusConflict},
+		},
+		func(ctx context.Context, p auth.Principal, in *approveInput) (*out[Changed], error) {
+			return s.change(ctx, p, auth.Approve, in.ID, func(tx store.Tx) (staunch.Containment, error) {
+				con, err := tx.Containment(in.ID)
+				if err != nil {
+					return con, err
+				}
+				if con.Phase == staunch.PhaseApproval {
+					if err := auth.DifferentPerson(con.Requester, p); err != nil {
+						return con, err
+					}
+				}
+				return s.opt.Cases.Approve(tx, in.ID, p.Name, in.Body.ScopeHash)
+			})
+		})
+}
+
+// change authorises p on the case and changes it, in one transaction.
+func (s *Server) change(ctx context.Context, p auth.Principal, v auth.Verb, id string, fn func(store.Tx) (staunch.Containment, error)) (*out[Changed], error) {
+	var con staunch.Containment
+	err := s.opt.Store.Update(ctx, func(tx store.Tx) error {
+		was, err := tx.Containment(id)
+		if err != nil {
+			return err
+		}
+		o, err := caseObject(tx, p, was)
+		if err != nil {
+			return err
+		}
+		if err := auth.Authorize(p, v, o); err != nil {
+			return err
+		}
+		con, err = fn(tx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &out[Changed]{Changed{V: staunch.Version, Containment: con}}, nil
+}
+
+// mayTouch authorises p on a subject.
+func (s *Server) mayTouch(r store.Reader, p auth.Principal, v auth.Verb, ref staunch.Ref) error {
+	o, err := s.subject(r, p, "", ref)
+	if err != nil {
+		return err
+	}
+	return auth.Authorize(p, v, o)
+}
+
+// maxDuration bounds what a person may ask for: ten years.
+const maxDuration = 10 * 365 * 24 * 3600 * 1e9
+
+func checkContain(req ContainRequest) error {
+	if err := req.Subject.Validate(); err != nil {
+		return place("subject", "%s", strings.TrimPrefix(err.Error(), staunch.ErrInvalid.Error()+": "))
+	}
+	if req.Subject.Kind.Width() == 0 {
+		return place("subject", "a %s cannot be contained", req.Subject.Kind)
+	}
+	if req.Tier == staunch.TierObserve {
+		return place("tier", "observe takes nothing away; use restrict, isolate or revoke")
+	}
+	if req.Expiry < 0 || req.Expiry.Std() > maxDuration {
+		return place("expiry", "must be more than zero and at most ten years")
+	}
+	_, err := words("reason", req.Reason)
+	return err
+}
+
+// words checks text that people read in records and messages.
+func words(field, s string) (string, error) {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return "", place(field, "is empty")
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' || r == 0x7f }) {
+		return "", place(field, "has a control character")
+	}
+	return s, nil
+}
+
+// readCase reads everything about a containment that p may see.
+func (s *Server) readCase(r store.Reader, p auth.Principal, id string) (Case, error) {
+	con, err := r.Containment(id)
+	if err != nil {
+		return Case{}, err
+	}
+	o, err := caseObject(r, p, con)
+	if err != nil {
+		return Case{}, err
+	}
+	if err := auth.Authorize(p, auth.Read, o); err != nil {
+		return Case{}, err
+	}
+	c := Case{
+		V: staunch.Version, Containment: con, ScopeHash: con.Scope.Hash(),
+		Decisions: []staunch.Decision{}, Signals: []staunch.Signal{},
+	}
+	if c.Plans, err = r.Plans(id); err != nil {
+		return Case{}, err
+	}
+	if c.Steps, err = r.Steps(id); err != nil {
+		return Case{}, err
+	}
+	if c.Holds, err = r.HoldsClaimedBy(id); err != nil {
+		return Case{}, err
+	}
+	if con.Phase.Open() {
+		if c.Revives, err = s.opt.Cases.Revivals(r, id); err != nil {
+			return Case{}, err
+		}
+	}
+	var events []staunch.Event
+	seen := map[string]bool{}
+	for _, did := range con.Decisions[:min(len(con.Decisions), MaxEvidence)] {
+		d, err := r.Decision(did)
+		if errors.Is(err, staunch.ErrNotFound) {
+			continue
+		} else if err != nil {
+			return Case{}, err
+		}
+		c.Decisions = append(c.Decisions, d)
+		for _, sid := range d.Signals {
+			if seen[sid] || len(c.Signals) >= MaxEvidence {
+				continue
+			}
+			seen[sid] = true
+			sig, err := r.Signal(sid)
+			if errors.Is(err, staunch.ErrNotFound) {
+				continue
+			} else if err != nil {
+				return Case{}, err
+			}
+			c.Signals = append(c.Signals, sig)
+			if seen[sig.Event] {
+				continue
+			}
+			seen[sig.Event] = true
+			ev, err := r.Event(sig.Event)
+			if errors.Is(err, staunch.ErrNotFound) {
+				continue
+			} else if err != nil {
+				return Case{}, err
+			}
+			events = append(events, ev)
+		}
+	}
+	records, err := r.RecordsAbout(id, store.MaxPage)
+	if err != nil {
+		return Case{}, err
+	}
+	c.Timeline = timeline(c, events, records)
+	return c, nil
+}

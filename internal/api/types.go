@@ -1,0 +1,291 @@
+package api
+
+import (
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// IngestReport is what became of a body of records.
+type IngestReport struct {
+	V int `json:"v"`
+	// Accepted counts the records that were read; what had to be kept of them is
+	// committed. Duplicates counts those among them that were known already.
+	Accepted   int `json:"accepted"`
+	Duplicates int `json:"duplicates"`
+	// Matched counts the records that matched a rule, Signals what they made.
+	Matched int `json:"matched"`
+	Signals int `json:"signals"`
+	// Rejected lists the records that were not taken, at most MaxRejected;
+	// MoreRejected counts those beyond.
+	Rejected     []Rejection `json:"rejected"`
+	MoreRejected int         `json:"more_rejected,omitempty"`
+}
+
+// Rejection is one record that was not taken.
+type Rejection struct {
+	// Record counts the records of the body from 1.
+	Record int    `json:"record"`
+	Error  string `json:"error"`
+}
+
+// MaxRejected bounds the rejections that a report lists.
+const MaxRejected = 1000
+
+// ContainRequest asks for a containment by hand.
+type ContainRequest struct {
+	// Subject is what is to be contained.
+	Subject staunch.Ref `json:"subject" doc:"kind:realm:scheme:value, or identity:NAME" example:"account:pg/main:role:app_rw"`
+	// Tier is how much is to be taken away.
+	Tier staunch.Tier `json:"tier"`
+	// Playbook names one of the policies' playbooks; empty lets the tier choose.
+	Playbook string `json:"playbook,omitempty" maxLength:"128"`
+	// Reason is for people and the record.
+	Reason string `json:"reason" minLength:"1" maxLength:"1000"`
+	// Key makes a repeated request the same request; empty makes a new one.
+	Key string `json:"key,omitempty" maxLength:"128" pattern:"^[!-~]*$" doc:"idempotency key"`
+	// Expiry, when given, takes the place of the playbook's.
+	Expiry staunch.Duration `json:"expiry,omitempty" doc:"such as 4h" example:"4h"`
+}
+
+// Opened is what Contain did.
+type Opened struct {
+	V           int                 `json:"v"`
+	Containment staunch.Containment `json:"containment"`
+	// Created is false where an open case was raised or already suffices.
+	Created bool `json:"created"`
+	// Raised says that an open case went to a higher tier.
+	Raised bool `json:"raised"`
+}
+
+// Draft is what a containment would do now.
+type Draft struct {
+	V int `json:"v"`
+	// Tier, Playbook and Stage say which stage this is a plan of; the stages
+	// after it are planned when their time comes.
+	Tier     staunch.Tier `json:"tier"`
+	Playbook string       `json:"playbook"`
+	Stage    int          `json:"stage"`
+	// Deny lists the actions that the fast plane would deny.
+	Deny    []string      `json:"deny,omitempty"`
+	Roots   []staunch.Ref `json:"roots"`
+	Derived []staunch.Ref `json:"derived,omitempty"`
+	Items   []DraftItem   `json:"items"`
+	Gaps    []staunch.Gap `json:"gaps,omitempty"`
+	// ScopeHash is the digest of the scope that the case would have.
+	ScopeHash string `json:"scope_hash,omitempty"`
+}
+
+// DraftItem is one would-be step.
+type DraftItem struct {
+	Connector string         `json:"connector"`
+	Intent    staunch.Intent `json:"intent"`
+	// Found says what is there now.
+	Found string `json:"found"`
+}
+
+// Case is everything about one containment.
+type Case struct {
+	V           int                 `json:"v"`
+	Containment staunch.Containment `json:"containment"`
+	// ScopeHash is what an approval binds to.
+	ScopeHash string         `json:"scope_hash"`
+	Plans     []staunch.Plan `json:"plans"`
+	Steps     []staunch.Step `json:"steps"`
+	Holds     []staunch.Hold `json:"holds"`
+	// Decisions and Signals are what the case rests on, at most MaxEvidence each.
+	Decisions []staunch.Decision `json:"decisions"`
+	Signals   []staunch.Signal   `json:"signals"`
+	// Timeline tells it in order, for people.
+	Timeline []Moment `json:"timeline"`
+	// Revives lists what a release would bring back to life, so that it has to be
+	// confirmed.
+	Revives []string `json:"revives,omitempty"`
+}
+
+// MaxEvidence bounds the decisions and signals that a Case lists.
+const MaxEvidence = 200
+
+// Moment is one line of a case's timeline.
+type Moment struct {
+	At staunch.Time `json:"at"`
+	// AfterMS is the time since the first moment, in milliseconds.
+	AfterMS float64 `json:"after_ms"`
+	// Kind is record, signal, decision, case, hold, intent, call, proof, revert,
+	// release, residual or notice.
+	Kind string `json:"kind"`
+	Text string `json:"text"`
+	// ID is of what the moment is about, Actor who did it.
+	ID    string `json:"id,omitempty"`
+	Actor string `json:"actor,omitempty"`
+}
+
+// ReleaseRequest asks for a release, or a clearance.
+type ReleaseRequest struct {
+	Reason string `json:"reason" minLength:"1" maxLength:"1000"`
+	// Revive confirms that what would come back to life may.
+	Revive bool `json:"revive,omitempty"`
+	// Rotated says that the secrets were replaced first.
+	Rotated bool `json:"rotated,omitempty"`
+}
+
+// ExtendRequest puts a window or expiry off.
+type ExtendRequest struct {
+	By staunch.Duration `json:"by" doc:"such as 30m" example:"30m"`
+}
+
+// ApproveRequest lets a case go on.
+type ApproveRequest struct {
+	// ScopeHash is the hash of the scope that the person saw.
+	ScopeHash string `json:"scope_hash" minLength:"1" maxLength:"128"`
+}
+
+// Changed is a case after a change.
+type Changed struct {
+	V           int                 `json:"v"`
+	Containment staunch.Containment `json:"containment"`
+}
+
+// The listings. Next, when given, is the "after" of the next page.
+type (
+	// Containments is a page of containments, newest first.
+	Containments struct {
+		V     int                   `json:"v"`
+		Items []staunch.Containment `json:"items"`
+		Next  string                `json:"next,omitempty"`
+	}
+	// Signals is a page of signals, newest first.
+	Signals struct {
+		V     int              `json:"v"`
+		Items []staunch.Signal `json:"items"`
+		Next  string           `json:"next,omitempty"`
+	}
+	// Decisions is a page of decisions, newest first.
+	Decisions struct {
+		V     int                `json:"v"`
+		Items []staunch.Decision `json:"items"`
+		Next  string             `json:"next,omitempty"`
+	}
+	// Holds is a page of holds in the order in which they changed.
+	Holds struct {
+		V     int            `json:"v"`
+		Items []staunch.Hold `json:"items"`
+		Next  string         `json:"next,omitempty"`
+	}
+	// Identities is a page of declared identities, by name.
+	Identities struct {
+		V     int                `json:"v"`
+		Items []staunch.Identity `json:"items"`
+		Next  string             `json:"next,omitempty"`
+	}
+	// ParkedRecords is a page of records that could not be taken.
+	ParkedRecords struct {
+		V     int            `json:"v"`
+		Items []store.Parked `json:"items"`
+		Next  string         `json:"next,omitempty"`
+	}
+	// Breakers lists every breaker that was ever opened.
+	Breakers struct {
+		V     int             `json:"v"`
+		Items []store.Breaker `json:"items"`
+	}
+	// Tokens lists every token, without its secret.
+	Tokens struct {
+		V     int           `json:"v"`
+		Items []store.Token `json:"items"`
+	}
+)
+
+// Observed is one event.
+type Observed struct {
+	V     int           `json:"v"`
+	Event staunch.Event `json:"event"`
+}
+
+// Known is what is known of a ref now.
+type Known struct {
+	V          int                `json:"v"`
+	Resolution staunch.Resolution `json:"resolution"`
+	Suspicion  staunch.Suspicion  `json:"suspicion"`
+	Lineage    Lineage            `json:"lineage"`
+	// Truncated says that the lineage has more than is shown.
+	Truncated bool `json:"truncated,omitempty"`
+	// Cases has the open containments of it, or of what it belongs to.
+	Cases []staunch.Containment `json:"cases"`
+}
+
+// Lineage is one thing in the tree of what belongs to a ref and came from it.
+type Lineage struct {
+	Ref staunch.Ref `json:"ref"`
+	// Rel is how it hangs on the one above.
+	Rel   staunch.Rel  `json:"rel,omitempty"`
+	Since staunch.Time `json:"since,omitempty"`
+	Until staunch.Time `json:"until,omitempty"`
+	Fact  string       `json:"fact,omitempty"`
+	// Seen says that its children stand where it was met first.
+	Seen     bool      `json:"seen,omitempty"`
+	Children []Lineage `json:"children,omitempty"`
+}
+
+// TokenRequest asks for a token.
+type TokenRequest struct {
+	// Name is what records call whoever has it.
+	Name string `json:"name" minLength:"1" maxLength:"128"`
+	Role string `json:"role" enum:"viewer,responder,approver,admin,source,pep"`
+	// Source is the source that a token of role source posts for.
+	Source       string   `json:"source,omitempty" maxLength:"128"`
+	Realms       []string `json:"realms,omitempty" maxItems:"100"`
+	Owners       []string `json:"owners,omitempty" maxItems:"100"`
+	Environments []string `json:"environments,omitempty" maxItems:"100"`
+	// TTL is how long it is good for; empty is until it is revoked.
+	TTL staunch.Duration `json:"ttl,omitempty" doc:"such as 720h" example:"720h"`
+}
+
+// NewToken is a token that was made. Its secret is shown this once.
+type NewToken struct {
+	V      int         `json:"v"`
+	Token  store.Token `json:"token"`
+	Secret string      `json:"secret"`
+}
+
+// BreakerRequest names a breaker's scope.
+type BreakerRequest struct {
+	Scope string `json:"scope" minLength:"1" maxLength:"256" example:"source/cloudtrail"`
+}
+
+// BreakerChanged is a breaker after a change.
+type BreakerChanged struct {
+	V       int           `json:"v"`
+	Breaker store.Breaker `json:"breaker"`
+}
+
+// Reloaded is what a reload did.
+type Reloaded struct {
+	V int `json:"v"`
+	// Bundle is the hash of what decides now; Changed is false where it was the
+	// same before.
+	Bundle  string `json:"bundle"`
+	Changed bool   `json:"changed"`
+	// Notes say what a person should know: what needs a restart, what was left
+	// out.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Diagnosis is what doctor found.
+type Diagnosis struct {
+	V int `json:"v"`
+	// Healthy says that there is no check with status error.
+	Healthy bool    `json:"healthy"`
+	Checks  []Check `json:"checks"`
+}
+
+// Check is one thing that doctor looked at.
+type Check struct {
+	// Name says what was looked at ("realm vault/main").
+	Name string `json:"name"`
+	// Status is ok, warning or error.
+	Status  string `json:"status" enum:"ok,warning,error"`
+	Message string `json:"message,omitempty"`
+	Hint    string `json:"hint,omitempty"`
+	// TookMS is how long it took, in milliseconds.
+	TookMS float64 `json:"took_ms,omitempty"`
+}

@@ -1,0 +1,475 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/api"
+	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/contain"
+	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/format"
+	"github.com/staunch-project/staunch/internal/guard"
+	"github.com/staunch-project/staunch/internal/ingest"
+	"github.com/staunch-project/staunch/internal/ingest/pipeline"
+	"github.com/staunch-project/staunch/internal/inventory"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// The adapters join rooms that do not know of each other.
+
+func appendRecord(tx store.Tx, kind staunch.RecordKind, who, about string, now staunch.Time, body any) error {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encoding a %s record: %w", kind, err)
+	}
+	_, err = tx.AppendRecord(staunch.Record{Time: now, Kind: kind, Actor: who, About: about, Body: b})
+	return err
+}
+
+// lineage is the inventory as the executor sees it.
+type lineage struct{ inv *inventory.Inventory }
+
+func (l lineage) Resolve(r store.Reader, ref staunch.Ref, at staunch.Time) (staunch.Resolution, error) {
+	return l.inv.Resolve(r, ref, at)
+}
+
+func (l lineage) Derived(r store.Reader, roots []staunch.Ref, since staunch.Time, limit int) ([]staunch.Ref, bool, error) {
+	return l.inv.Derived(r, roots, since, limit)
+}
+
+// secrets opens what formats sealed.
+type secrets struct{ a *App }
+
+func (s secrets) Open(ctx context.Context, ref staunch.Ref) (staunch.Secret, error) {
+	var blob []byte
+	err := s.a.store.View(ctx, func(r store.Reader) error {
+		var err error
+		blob, err = r.SecretOf(ref)
+		return err
+	})
+	if err != nil {
+		return staunch.Secret{}, fmt.Errorf("reading the sealed value of %s: %w", ref, err)
+	}
+	plain, err := s.a.keys.Unseal(pipeline.SecretPurpose(ref), blob)
+	if err != nil {
+		return staunch.Secret{}, fmt.Errorf("opening the sealed value of %s: %w", ref, err)
+	}
+	return staunch.NewSecret(string(plain)), nil
+}
+
+var _ connector.Secrets = secrets{}
+
+// ingester is the pipeline as the API sees it.
+type ingester struct{ a *App }
+
+func (i ingester) source(name string) (*pipeline.Source, error) {
+	c, ok := i.a.current().Config.Source(name)
+	if !ok || c.Tail != nil {
+		return nil, fmt.Errorf("source %q: %w", name, staunch.ErrNotFound)
+	}
+	return i.a.current().Sources[name], nil
+}
+
+func (i ingester) Ingest(ctx context.Context, name string, body io.Reader, encoding string) (api.IngestReport, error) {
+	src, err := i.source(name)
+	if err != nil {
+		return api.IngestReport{}, err
+	}
+	rep, err := i.a.pipe.Ingest(ctx, src, body, encoding)
+	out := api.IngestReport{
+		V: staunch.Version, Accepted: rep.Accepted, Duplicates: rep.Duplicates, Matched: rep.Matched, Signals: rep.Signals,
+		Rejected: make([]api.Rejection, 0, len(rep.Rejected)), MoreRejected: rep.MoreRejected,
+	}
+	for _, r := range rep.Rejected {
+		out.Rejected = append(out.Rejected, api.Rejection{Record: r.Record, Error: r.Error})
+	}
+	if errors.Is(err, ingest.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", api.ErrTooLarge, err)
+	}
+	if rep.Signals > 0 {
+		i.a.notify.Wake()
+	}
+	return out, err
+}
+
+func (i ingester) Challenge(name string, w http.ResponseWriter, r *http.Request) bool {
+	src, err := i.source(name)
+	if err != nil {
+		return false
+	}
+	v, ok := src.Format.(format.PushVerifier)
+	return ok && v.Challenge(w, r)
+}
+
+// evaluator is the guard as the API sees it.
+type evaluator struct{ g *guard.Guard }
+
+func (e evaluator) Evaluation(body io.Reader) (any, error) {
+	r, err := e.g.Evaluation(body)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (e evaluator) Evaluations(body io.Reader) (any, error) { return e.g.Evaluations(body) }
+
+// knowledge is the inventory and the suspicion as the API sees them.
+type knowledge struct{ a *App }
+
+func (k knowledge) Resolve(r store.Reader, ref staunch.Ref, at staunch.Time) (staunch.Resolution, error) {
+	return k.a.inv.Resolve(r, ref, at)
+}
+
+func (k knowledge) Suspicion(r store.Reader, res staunch.Resolution, _ staunch.Time) (staunch.Suspicion, error) {
+	a, _, err := k.a.pipe.Judge(r, res.Ref)
+	s := a.Enforce
+	if s.Subject.IsZero() {
+		s.Subject = res.Ref
+	}
+	return s, err
+}
+
+func (k knowledge) Lineage(r store.Reader, ref staunch.Ref, limit int) (api.Lineage, bool, error) {
+	n, cut, err := k.a.inv.Lineage(r, ref, limit)
+	return lineageOf(n), cut, err
+}
+
+func lineageOf(n inventory.Node) api.Lineage {
+	out := api.Lineage{Ref: n.Ref, Rel: n.Rel, Since: n.Since, Until: n.Until, Fact: n.Fact, Seen: n.Seen}
+	for _, c := range n.Children {
+		out.Children = append(out.Children, lineageOf(c))
+	}
+	return out
+}
+
+// cases is the executor as the API sees it.
+type cases struct{ a *App }
+
+// playbook returns the stages of a manual containment: the named playbook up to
+// the tier, the one that the tier's name has, or a single stage.
+func (c cases) playbook(req api.ContainRequest) (staunch.Playbook, error) {
+	set := c.a.current().Bundle.Policy
+	name := req.Playbook
+	if name == "" {
+		name = req.Tier.String()
+	}
+	p, ok := set.Playbook(name)
+	switch {
+	case !ok && req.Playbook != "":
+		return p, &staunch.Problem{Place: "playbook", Reason: fmt.Sprintf("%q is not one of the policies' playbooks", name), Hint: fmt.Sprintf("one of %v", set.Playbooks())}
+	case !ok:
+		p = staunch.Playbook{Name: name, Derived: true, Stages: []staunch.Stage{{Tier: req.Tier, Deny: []string{"*"}}}}
+	}
+	if req.Expiry > 0 {
+		p.Expiry = req.Expiry
+	}
+	return p, nil
+}
+
+func (c cases) check(req api.ContainRequest) error {
+	if err := req.Subject.Validate(); err != nil {
+		return &staunch.Problem{Place: "subject", Reason: err.Error()}
+	}
+	if req.Subject.Kind.Width() == 0 {
+		return &staunch.Problem{Place: "subject", Reason: "a " + string(req.Subject.Kind) + " cannot be contained"}
+	}
+	if req.Tier == staunch.TierObserve {
+		return &staunch.Problem{Place: "tier", Reason: "observe contains nothing", Hint: "use restrict, isolate or revoke"}
+	}
+	return nil
+}
+
+// sinceForManual is how long before a manual containment its compromise is
+// taken to have begun: what the subject issued in that time is derived.
+const sinceForManual = 36 * time.Hour
+
+func (c cases) Contain(tx store.Tx, req api.ContainRequest, who string) (api.Opened, error) {
+	if err := c.check(req); err != nil {
+		return api.Opened{}, err
+	}
+	p, err := c.playbook(req)
+	if err != nil {
+		return api.Opened{}, err
+	}
+	now := staunch.TimeOf(c.a.opt.Clock.Now())
+	res, err := c.a.inv.Resolve(tx, req.Subject, now)
+	if err != nil {
+		return api.Opened{}, err
+	}
+	key := req.Key
+	if key == "" {
+		key = fmt.Sprint(int64(now))
+	}
+	opener := "manual/" + who + "/" + key
+	d := staunch.Decision{
+		V: staunch.Version, ID: staunch.DecisionID(req.Subject, c.a.current().Bundle.Hash, []string{opener}), Subject: req.Subject,
+		Scope: req.Subject, AsOf: now, Made: now, Identity: res.Identity, Bundle: c.a.current().Bundle.Hash, Tier: req.Tier,
+		Mode: staunch.ModeEnforce, Playbook: p.Name, Verdict: staunch.VerdictContain, Reasons: []string{who + ": " + req.Reason},
+	}
+	open, err := tx.OpenContainments(res.Names)
+	if err != nil {
+		return api.Opened{}, err
+	}
+	adm, err := c.a.current().Guardrails.Admit(tx, decide.Request{
+		Decision: d, Resolution: res, Origin: staunch.OriginManual, Own: c.a.engine.OwnRefs(), Raise: len(open) > 0, Now: now,
+	})
+	if err != nil {
+		return api.Opened{}, err
+	}
+	if adm.Verdict != staunch.VerdictContain {
+		return api.Opened{}, fmt.Errorf("%w: %s: %v", staunch.ErrConflict, adm.Verdict, adm.Reasons)
+	}
+	o, err := c.a.engine.Open(tx, contain.OpenRequest{
+		Subject: req.Subject, Resolution: res, Origin: staunch.OriginManual, Opener: opener, Tier: req.Tier, Playbook: p,
+		Reasons: d.Reasons, Caps: adm.Caps, Since: now.Add(-sinceForManual), Requester: who,
+	})
+	if err != nil {
+		return api.Opened{}, err
+	}
+	return api.Opened{V: staunch.Version, Containment: o.Containment, Created: o.Created, Raised: o.Raised}, nil
+}
+
+func (c cases) Plan(ctx context.Context, req api.ContainRequest) (api.Draft, error) {
+	if err := c.check(req); err != nil {
+		return api.Draft{}, err
+	}
+	p, err := c.playbook(req)
+	if err != nil {
+		return api.Draft{}, err
+	}
+	con := contain.Would(req.Subject, req.Tier, p, staunch.TimeOf(c.a.opt.Clock.Now()).Add(-sinceForManual))
+	d, err := c.a.engine.Preview(ctx, con)
+	if err != nil {
+		return api.Draft{}, err
+	}
+	out := api.Draft{
+		V: staunch.Version, Tier: req.Tier, Playbook: p.Name, Stage: con.Stage, Deny: p.Stages[con.Stage].Deny,
+		Roots: d.Roots, Derived: d.Derived, Gaps: d.Gaps, ScopeHash: con.Scope.Hash(), Items: []api.DraftItem{},
+	}
+	for _, it := range d.Items {
+		out.Items = append(out.Items, api.DraftItem{Connector: it.Connector, Intent: it.Intent, Found: it.Found})
+	}
+	return out, nil
+}
+
+func (c cases) Release(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error) {
+	return c.a.engine.Release(tx, id, r)
+}
+
+func (c cases) Clear(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error) {
+	return c.a.engine.Clear(tx, id, r)
+}
+
+func (c cases) AdvanceWindow(tx store.Tx, id, who string) (staunch.Containment, error) {
+	return c.a.engine.AdvanceWindow(tx, id, who)
+}
+
+func (c cases) Extend(tx store.Tx, id, who string, d time.Duration) (staunch.Containment, error) {
+	return c.a.engine.Extend(tx, id, who, d)
+}
+
+func (c cases) Approve(tx store.Tx, id, who, hash string) (staunch.Containment, error) {
+	return c.a.engine.Approve(tx, id, who, hash)
+}
+
+func (c cases) Revivals(r store.Reader, id string) ([]string, error) {
+	cs, err := contain.ReadCase(r, id)
+	if err != nil {
+		return nil, err
+	}
+	return contain.Revivals(cs), nil
+}
+
+// operator looks after the process.
+type operator struct{ a *App }
+
+// Reload reads the configuration again. Rules, policies, identities, limits and
+// known sources change at once and together; what needs a restart is named.
+func (o operator) Reload(ctx context.Context, who string) (api.Reloaded, error) {
+	cfg, err := config.Load(o.a.cfg.File())
+	if err != nil {
+		return api.Reloaded{}, err
+	}
+	s, err := Load(cfg, true)
+	if err != nil {
+		return api.Reloaded{}, err
+	}
+	old := o.a.current()
+	if err := o.a.activate(ctx, s, who); err != nil {
+		return api.Reloaded{}, err
+	}
+	out := api.Reloaded{V: staunch.Version, Bundle: s.Bundle.Hash, Changed: s.Bundle.Hash != old.Bundle.Hash}
+	for _, n := range restartNotes(old.Config, cfg) {
+		out.Notes = append(out.Notes, n+" changed: restart to use it")
+	}
+	o.a.mu.Lock()
+	o.a.setup = s
+	o.a.mu.Unlock()
+	o.a.pipe.SetBundle(s.Bundle)
+	o.a.pipe.SetGuardrails(s.Guardrails)
+	return out, nil
+}
+
+// restartNotes names what a reload does not change.
+func restartNotes(old, now *config.Config) []string {
+	var out []string
+	differ := func(name string, a, b any) {
+		x, err1 := json.Marshal(a)
+		y, err2 := json.Marshal(b)
+		if err1 != nil || err2 != nil || string(x) != string(y) {
+			out = append(out, name)
+		}
+	}
+	differ("data_dir", old.DataDir, now.DataDir)
+	differ("postgres_url", old.PostgresURL.Digest(), now.PostgresURL.Digest())
+	differ("listen", old.Listen, now.Listen)
+	differ("tls", old.TLS, now.TLS)
+	differ("mode", old.Mode, now.Mode)
+	differ("realms", old.Realms, now.Realms)
+	differ("guard", old.Guard, now.Guard)
+	differ("notify", old.Notify, now.Notify)
+	differ("suspicion", old.Suspicion, now.Suspicion)
+	return out
+}
+
+// Ready returns nil once requests may be sent.
+func (o operator) Ready(context.Context) error {
+	if o.a.guard.Stale() {
+		return errors.New("the guard's state is stale")
+	}
+	return nil
+}
+
+// Doctor looks at everything that has to work.
+func (o operator) Doctor(ctx context.Context) (api.Diagnosis, error) {
+	d := api.Diagnosis{V: staunch.Version, Healthy: true}
+	check := func(name string, fn func() []connector.Finding) {
+		began := o.a.opt.Clock.Now()
+		found := fn()
+		took := float64(o.a.opt.Clock.Now().Sub(began).Microseconds()) / 1000
+		if len(found) == 0 {
+			d.Checks = append(d.Checks, api.Check{Name: name, Status: "ok", TookMS: took})
+		}
+		for _, f := range found {
+			if f.Severity == "error" {
+				d.Healthy = false
+			}
+			d.Checks = append(d.Checks, api.Check{Name: name, Status: f.Severity, Message: f.Message, Hint: f.Hint, TookMS: took})
+		}
+	}
+	bad := func(format string, args ...any) []connector.Finding {
+		return []connector.Finding{{Severity: "error", Message: fmt.Sprintf(format, args...)}}
+	}
+	check("store", func() []connector.Finding {
+		at, err := o.a.store.Now(ctx)
+		if err != nil {
+			return bad("%v", err)
+		}
+		if skew := at.Sub(staunch.TimeOf(o.a.opt.Clock.Now())).Abs(); skew > time.Second {
+			return []connector.Finding{{Severity: "warning", Message: fmt.Sprintf("the database's clock is %s off ours", skew), Hint: "synchronise the clocks: leases and time bounds depend on them"}}
+		}
+		return nil
+	})
+	check("guard", func() []connector.Finding {
+		if o.a.guard.Stale() {
+			return bad("the guard's state is stale; it answers with its fail mode")
+		}
+		return nil
+	})
+	s := o.a.current()
+	check("rules", func() []connector.Finding {
+		var out []connector.Finding
+		for _, e := range s.RuleErrors {
+			out = append(out, connector.Finding{Severity: "warning", Message: e.Error(), Hint: "the rule is not used; see `staunch validate`"})
+		}
+		return out
+	})
+	check("mode", func() []connector.Finding {
+		if s.Config.Mode != staunch.ModeEnforce {
+			return []connector.Finding{{Severity: "warning", Message: "the engine is in " + s.Config.Mode.String() + " mode: nothing is contained by itself"}}
+		}
+		return nil
+	})
+	for _, r := range s.Config.Realms {
+		c := o.a.conns[r.Name]
+		if c == nil {
+			check("realm "+r.Name, func() []connector.Finding { return bad("needs a restart to be used") })
+			continue
+		}
+		h, ok := c.(connector.Health)
+		if !ok {
+			continue
+		}
+		check("realm "+r.Name, func() []connector.Finding {
+			cctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+			defer cancel()
+			return h.Check(cctx)
+		})
+	}
+	for _, c := range s.Config.Sources {
+		if _, ok := o.a.conns[c.Realm]; !ok {
+			check("source "+c.Name, func() []connector.Finding {
+				return []connector.Finding{{Severity: "warning", Message: "realm " + c.Realm + " has no connector: its subjects are held on the fast plane alone"}}
+			})
+		}
+	}
+	check("breakers", func() []connector.Finding {
+		var out []connector.Finding
+		err := o.a.store.View(ctx, func(r store.Reader) error {
+			out = nil
+			bs, err := r.Breakers()
+			for _, b := range bs {
+				if b.Open {
+					out = append(out, connector.Finding{Severity: "warning", Message: "breaker " + b.Scope + " is open: " + b.Reason, Hint: "look why, then `staunch breaker reset " + b.Scope + "`"})
+				}
+			}
+			return err
+		})
+		if err != nil {
+			return bad("%v", err)
+		}
+		return out
+	})
+	return d, nil
+}
+
+// registerMetrics adds the gauges and counters of the pipeline and the guard.
+func (a *App) registerMetrics() {
+	st := a.pipe.Stats()
+	counter := func(name, help string, v func() int64) {
+		a.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "staunch", Name: name, Help: help},
+			func() float64 { return float64(v()) }))
+	}
+	counter("records_total", "Records read.", st.Records.Load)
+	counter("records_rejected_total", "Records that could not be read or mapped.", st.Rejected.Load)
+	counter("records_kept_total", "Records committed as events.", st.Kept.Load)
+	counter("records_duplicate_total", "Records that had been committed before.", st.Duplicates.Load)
+	counter("signals_total", "Signals committed.", st.Signals.Load)
+	counter("decisions_total", "Decisions committed.", st.Decisions.Load)
+	a.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "staunch", Name: "guard_stale", Help: "1 while the guard's state is stale."},
+		func() float64 {
+			if a.guard.Stale() {
+				return 1
+			}
+			return 0
+		}))
+}
+
+var (
+	_ api.Ingester  = ingester{}
+	_ api.Cases     = cases{}
+	_ api.Knowledge = knowledge{}
+	_ api.Guard     = evaluator{}
+	_ api.Operator  = operator{}
+)

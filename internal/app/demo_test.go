@@ -1,0 +1,84 @@
+package app_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/app"
+	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/demo"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// fosite's dependencies start a cache that is never stopped.
+		goleak.IgnoreAnyFunction("github.com/dgraph-io/ristretto.(*Cache).processItems"),
+		goleak.IgnoreAnyFunction("github.com/dgraph-io/ristretto.(*defaultPolicy).processItems"),
+	)
+}
+
+// TestStolenTokenStopsWorking is the whole line: a record comes in, an identity
+// is contained, proven and released.
+func TestStolenTokenStopsWorking(t *testing.T) {
+	estate, err := demo.New(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer estate.Stop()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := estate.WriteConfig(t.TempDir(), l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin, err := app.Init(t.Context(), cfg, "admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup, err := app.Load(cfg, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := app.New(t.Context(), setup, app.Options{Listener: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := a.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	token := func(tok store.Token) staunch.Secret {
+		s, _, err := app.MakeToken(t.Context(), a.Store(), tok, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	estate.Use(demo.Engine{
+		URL:         "http://" + l.Addr().String(),
+		AccessLog:   token(store.Token{Name: "log", Role: "source", Source: demo.SourceAccessLog}),
+		LeakReports: token(store.Token{Name: "leaks", Role: "source", Source: demo.SourceLeaks}),
+		PEP:         token(store.Token{Name: "ledger", Role: "pep"}),
+	})
+	out, err := (&demo.Story{Estate: estate, Out: os.Stdout, Admin: admin}).Play(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("ledger %s, orders %s", out.DeniedLedger, out.DeniedOrders)
+}
