@@ -230,11 +230,15 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		l = tls.NewListener(l, srv.TLSConfig)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(l) }()
+	var served error
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		served = srv.Serve(l)
+	}()
 	select {
-	case err := <-ended:
-		return fmt.Errorf("serving the API on %s: %w", l.Addr(), err)
+	case <-stopped:
+		return fmt.Errorf("serving the API on %s: %w", l.Addr(), served)
 	case <-ctx.Done():
 	}
 	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
@@ -244,7 +248,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		// What is still under way is cut: everything durable is so by commit.
 		err = srv.Close()
 	}
-	<-ended
+	<-stopped // Serve says only that it was closed
 	if err != nil {
 		return fmt.Errorf("stopping the API: %w", err)
 	}

@@ -44,7 +44,7 @@ func (s *Server) registerAuthZEN() error {
 	if err != nil {
 		return fmt.Errorf("making AuthZEN's discovery document: %w", err)
 	}
-	s.discovery = append(doc, '\n')
+	s.discovery = doc
 	return nil
 }
 

@@ -63,7 +63,7 @@ func (s *Server) ingest(w http.ResponseWriter, r *http.Request) {
 		p := *s.fail(r.Context(), storeFault(r.Context(), err))
 		if rep.Accepted > 0 || len(rep.Rejected) > 0 {
 			p.Report = &rep
-			p.hint("what was accepted is kept; sending all of it again does no harm")
+			_ = p.hint("what was accepted is kept; sending all of it again does no harm")
 		}
 		writeProblem(w, &p)
 		return

@@ -172,7 +172,7 @@ func (s *Server) describe(reg huma.Registry) {
 	add := func(method, path, id, summary string, tag string, op huma.Operation, errs ...int) {
 		rt := s.byPath[method+" "+path]
 		op.Method, op.Path, op.OperationID, op.Summary, op.Tags = method, path, id, summary, []string{tag}
-		op.Description = op.Description + s.needs(rt.Verb)
+		op.Description += s.needs(rt.Verb)
 		if rt.Verb != "" {
 			op.Security = bearer()
 			errs = append(errs, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests)

@@ -256,10 +256,10 @@ func rewrite(ctx huma.Context, _ string, v any) (any, error) {
 		return v, nil
 	}
 	status, code := m.Status, CodeInvalid
-	switch {
-	case status == http.StatusRequestEntityTooLarge:
+	switch status {
+	case http.StatusRequestEntityTooLarge:
 		code = CodeTooLarge
-	case status == http.StatusRequestTimeout:
+	case http.StatusRequestTimeout:
 		code = CodeTimeout
 	default:
 		status = badRequest(status)

@@ -132,7 +132,7 @@ func (k knowledge) Resolve(r store.Reader, ref staunch.Ref, at staunch.Time) (st
 }
 
 func (k knowledge) Suspicion(r store.Reader, res staunch.Resolution, _ staunch.Time) (staunch.Suspicion, error) {
-	a, _, err := k.a.pipe.Judge(r, res.Ref)
+	a, _, _, err := k.a.pipe.Judge(r, res.Ref)
 	s := a.Enforce
 	if s.Subject.IsZero() {
 		s.Subject = res.Ref

@@ -191,23 +191,77 @@ func newGuard(cfg *config.Config, st store.Store, opt Options) *guard.Guard {
 	})
 }
 
-// connect makes the connectors and wraps them.
-func (a *App) connect() error {
-	byName := map[string]connector.Factory{}
+// factoryOf returns the factory of a realm's platform.
+func factoryOf(cfg *config.Config, r config.Realm) (connector.Factory, error) {
 	var names []string
 	for _, f := range connectors.Factories() {
-		byName[f.Platform] = f
+		if f.Platform == r.Platform {
+			return f, nil
+		}
 		names = append(names, f.Platform)
 	}
 	sort.Strings(names)
+	return connector.Factory{}, &staunch.Problem{Place: cfg.PlaceOf(r), Reason: fmt.Sprintf("platform %q is not known", r.Platform), Hint: fmt.Sprintf("one of %v", names)}
+}
+
+// Check makes what the set-up configures and can be made without opening
+// anything, connectors and channels, and throws it away: what is wrong with
+// their configuration shows.
+func Check(s *Setup) error {
+	cfg := s.Config
+	var errs []error
+	for _, r := range cfg.Realms {
+		f, err := factoryOf(cfg, r)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		c, err := f.New(connector.Deps{
+			Realm: r.Name, Decode: func(v any) error { return cfg.Decode(r.Connector, v) },
+			Clock: staunch.SystemClock{}, Log: slog.New(slog.DiscardHandler), Secrets: secrets{},
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", cfg.PlaceOf(r), err))
+			continue
+		}
+		errs = append(errs, c.Close())
+	}
+	for i, c := range cfg.Notify {
+		_, closeIdle, err := openChannel(c, staunch.SystemClock{})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: notify[%d]: %w", cfg.File(), i, err))
+			continue
+		}
+		closeIdle()
+	}
+	known := map[string]bool{}
+	for _, c := range cfg.Notify {
+		known[c.Name] = true
+	}
+	for _, name := range s.Bundle.Policy.Channels() {
+		if !known[name] {
+			errs = append(errs, &staunch.Problem{Place: cfg.File() + ": notify", Reason: fmt.Sprintf("has no channel %q, which a policy names", name)})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func openChannel(c config.Channel, clock staunch.Clock) (notify.Bound, func(), error) {
+	return notify.Open(notify.Config{
+		Name: c.Name, Type: notify.Type(c.Type), URL: c.URL, Secret: c.Secret, MinTier: *c.MinTier, AllowHTTP: c.AllowHTTP,
+	}, clock)
+}
+
+// connect makes the connectors and wraps them.
+func (a *App) connect() error {
 	m, err := wrap.NewMeters(a.metrics)
 	if err != nil {
 		return fmt.Errorf("registering the connectors' metrics: %w", err)
 	}
 	for _, r := range a.cfg.Realms {
-		f, ok := byName[r.Platform]
-		if !ok {
-			return &staunch.Problem{Place: a.cfg.PlaceOf(r), Reason: fmt.Sprintf("platform %q is not known", r.Platform), Hint: fmt.Sprintf("one of %v", names)}
+		f, err := factoryOf(a.cfg, r)
+		if err != nil {
+			return err
 		}
 		node := r.Connector
 		c, err := f.New(connector.Deps{
@@ -252,9 +306,7 @@ func (a *App) platformOf(realm string) (string, staunch.Mode) {
 func (a *App) openNotify() error {
 	var channels []notify.Bound
 	for i, c := range a.cfg.Notify {
-		b, closeIdle, err := notify.Open(notify.Config{
-			Name: c.Name, Type: notify.Type(c.Type), URL: c.URL, Secret: c.Secret, MinTier: *c.MinTier, AllowHTTP: c.AllowHTTP,
-		}, a.opt.Clock)
+		b, closeIdle, err := openChannel(c, a.opt.Clock)
 		if err != nil {
 			return fmt.Errorf("%s: notify[%d]: %w", a.cfg.File(), i, err)
 		}
@@ -355,6 +407,11 @@ func (a *App) Start(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+// Reload reads the configuration again, all or nothing.
+func (a *App) Reload(ctx context.Context, who string) (api.Reloaded, error) {
+	return operator{a}.Reload(ctx, who)
 }
 
 // Failed yields an error that ends the node by itself.

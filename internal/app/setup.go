@@ -55,6 +55,15 @@ func NewFormat(name, mapping string) (format.Format, error) {
 	return formats.Generic("", data, mapping)
 }
 
+// FormatNames returns the names of all formats, sorted; generic is the last.
+func FormatNames() []string {
+	names, err := formats.Names()
+	if err != nil {
+		return []string{formats.GenericName} // a build whose mappings do not compile fails its tests
+	}
+	return append(names, formats.GenericName)
+}
+
 // Load reads everything that the configuration names. Refused rules do not make
 // it fail; strict makes them.
 func Load(cfg *config.Config, strict bool) (*Setup, error) {

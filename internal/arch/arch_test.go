@@ -79,7 +79,7 @@ var rules = []rule{
 		why: "main handles signals and exit codes, the rest is cli's"},
 
 	{pkgs: helpers, may: []string{"..."}, why: "test helpers may use what they test"},
-	{pkgs: []string{"internal/arch", "scripts/..."}, stdOnly: true, why: "tools of the build work before anything compiles"},
+	{pkgs: []string{"internal/arch", "internal/gen/...", "scripts/..."}, stdOnly: true, why: "tools of the build work before anything compiles"},
 	{pkgs: []string{"rules/...", "policies/...", "web/..."}, stdOnly: true, why: "packs are data that is embedded"},
 
 	{pkgs: []string{"internal/format/registry/...", "internal/connector/registry/..."},

@@ -20,6 +20,16 @@
 // message. Stale state takes the configured fail mode, by default false, with
 // the reason "stale".
 //
+// # What a hold denies
+//
+// Deny lists what a hold denies, in any case of letters. "*" is every action. A
+// word denies the actions that have it as a whole word: "write" denies "write",
+// "write:all", "can_write" and "documents.write", and leaves "rewrite" and
+// "overwrite" alone; so does a run of words such as "user.delete". Words are
+// parted by : . _ - / and blanks. With a * anywhere else it is a pattern for
+// the whole name, * standing for any run of characters ("s3:put*",
+// "*.delete").
+//
 // # When a hold is in force
 //
 // Apply is called when the transaction that made the hold has committed and
@@ -32,6 +42,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,7 +61,16 @@ const (
 	ReasonHold       Reason = "hold"
 	ReasonStale      Reason = "stale"
 	ReasonUnresolved Reason = "subject_unresolved"
+	ReasonInvalid    Reason = "invalid_request"
 )
+
+// Subject is who wants to act, in AuthZEN's terms.
+type Subject struct {
+	Type, ID string
+	// Property returns the property called name, "" where there is none or it is
+	// not a text. nil is a subject without properties.
+	Property func(name string) string
+}
 
 // Mapping makes a ref of an AuthZEN subject of one type.
 type Mapping struct {
@@ -76,7 +96,8 @@ type Options struct {
 	// StaleAfter is how old the state may be; 0 gives 10 s.
 	StaleAfter time.Duration
 	// Every is how often Follow looks for what other nodes changed; 0 gives
-	// 500 ms.
+	// 500 ms. It is at most a third of StaleAfter, so that one look that fails
+	// does not make the state stale.
 	Every time.Duration
 }
 
@@ -84,13 +105,24 @@ type Options struct {
 type Guard struct {
 	opt      Options
 	mappings map[string][]Mapping
+	scratch  sync.Pool
 
 	mu    sync.RWMutex
-	holds map[string]staunch.Hold // by id
-	byRef map[staunch.Ref][]*staunch.Hold
+	holds map[string]*held // by id, the active ones
+	byRef map[staunch.Ref][]*held
 	seq   int64 // the highest sequence read from the store in order
+	// gone has the sequence at which a hold ended that is above seq: what comes
+	// about it later and is older must not bring it back.
+	gone map[string]int64
 
-	fresh atomic.Int64 // staunch.Time at which the state was last known whole
+	fresh atomic.Pointer[time.Time] // when the state was last known whole
+}
+
+// held is an active hold, ready to be asked.
+type held struct {
+	staunch.Hold
+	deny []string // in lower case
+	all  bool
 }
 
 // New returns a guard that is stale until Load.
@@ -104,51 +136,63 @@ func New(opt Options) *Guard {
 	if opt.Every <= 0 {
 		opt.Every = 500 * time.Millisecond
 	}
-	g := &Guard{opt: opt, mappings: map[string][]Mapping{}, holds: map[string]staunch.Hold{}, byRef: map[staunch.Ref][]*staunch.Hold{}}
+	opt.Every = max(min(opt.Every, opt.StaleAfter/3), time.Millisecond)
+	g := &Guard{
+		opt: opt, mappings: map[string][]Mapping{}, holds: map[string]*held{}, byRef: map[staunch.Ref][]*held{}, gone: map[string]int64{},
+	}
 	for _, m := range opt.Mappings {
 		g.mappings[m.Type] = append(g.mappings[m.Type], m)
 	}
 	return g
 }
 
-// Apply has the hold in force, or out of it, when it returns. A hold with a
-// lower sequence than the one in memory is ignored.
+// Apply has the hold in force, or out of it, when it returns. What is older
+// than what is known of the hold is ignored: commits of two transactions may
+// call Apply in any order.
 func (g *Guard) Apply(h staunch.Hold) {
 	if h.Plane != staunch.PlaneGuard {
 		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	// Up to seq everything was read in order, so a hold that is not known there
+	// has ended.
+	if _, known := g.holds[h.ID]; !known && h.Seq <= g.seq {
+		return
+	}
 	g.apply(h)
 }
 
 func (g *Guard) apply(h staunch.Hold) {
-	old, known := g.holds[h.ID]
-	if known && old.Seq >= h.Seq {
+	old := g.holds[h.ID]
+	if old != nil && old.Seq >= h.Seq || g.gone[h.ID] >= h.Seq {
 		return
 	}
-	if known {
+	if old != nil {
 		g.unindex(old)
 		delete(g.holds, h.ID)
 	}
 	if !h.Active() {
+		g.gone[h.ID] = h.Seq
 		return
 	}
-	g.holds[h.ID] = h
+	delete(g.gone, h.ID)
+	n := &held{Hold: h}
+	for _, d := range h.Deny {
+		n.all = n.all || d == "*"
+		if d != "" {
+			n.deny = append(n.deny, strings.ToLower(d))
+		}
+	}
+	g.holds[h.ID] = n
 	for _, ref := range refsOf(h) {
-		g.byRef[ref] = append(g.byRef[ref], &h)
+		g.byRef[ref] = append(g.byRef[ref], n)
 	}
 }
 
-func (g *Guard) unindex(h staunch.Hold) {
-	for _, ref := range refsOf(h) {
-		list := g.byRef[ref]
-		kept := make([]*staunch.Hold, 0, len(list))
-		for _, o := range list {
-			if o.ID != h.ID {
-				kept = append(kept, o)
-			}
-		}
+func (g *Guard) unindex(h *held) {
+	for _, ref := range refsOf(h.Hold) {
+		kept := slices.DeleteFunc(g.byRef[ref], func(o *held) bool { return o.ID == h.ID })
 		if len(kept) == 0 {
 			delete(g.byRef, ref)
 		} else {
@@ -160,7 +204,7 @@ func (g *Guard) unindex(h staunch.Hold) {
 func refsOf(h staunch.Hold) []staunch.Ref {
 	refs := []staunch.Ref{h.Target.Ref}
 	for _, n := range h.Names {
-		if n != h.Target.Ref {
+		if !slices.Contains(refs, n) {
 			refs = append(refs, n)
 		}
 	}
@@ -175,7 +219,7 @@ func (g *Guard) Load(ctx context.Context) error { return g.catchUp(ctx) }
 
 func (g *Guard) catchUp(ctx context.Context) error {
 	for {
-		began := staunch.TimeOf(g.opt.Clock.Now())
+		began := g.opt.Clock.Now()
 		g.mu.RLock()
 		after := g.seq
 		g.mu.RUnlock()
@@ -193,9 +237,14 @@ func (g *Guard) catchUp(ctx context.Context) error {
 			g.apply(h)
 			g.seq = max(g.seq, h.Seq)
 		}
+		for id, seq := range g.gone {
+			if seq <= g.seq {
+				delete(g.gone, id)
+			}
+		}
 		g.mu.Unlock()
 		if len(holds) < page {
-			g.fresh.Store(int64(began))
+			g.fresh.Store(&began)
 			return nil
 		}
 	}
@@ -221,9 +270,17 @@ func (g *Guard) Follow(ctx context.Context) {
 }
 
 // Stale reports whether the state is older than allowed.
-func (g *Guard) Stale() bool {
-	fresh := staunch.Time(g.fresh.Load())
-	return fresh == 0 || staunch.TimeOf(g.opt.Clock.Now()).Sub(fresh) > g.opt.StaleAfter
+func (g *Guard) Stale() bool { return g.staleAt(g.opt.Clock.Now()) }
+
+func (g *Guard) staleAt(now time.Time) bool {
+	fresh := g.fresh.Load()
+	if fresh == nil {
+		return true
+	}
+	// The system's clock counts on by itself here when it is set anew; a clock
+	// that went back cannot tell an age, so the state counts as old.
+	age := now.Sub(*fresh)
+	return age > g.opt.StaleAfter || age < -g.opt.StaleAfter
 }
 
 // Seq returns the sequence up to which the store has been applied in order.
@@ -245,46 +302,87 @@ type Answer struct {
 
 // MayAct answers for a subject that is already known by its refs.
 func (g *Guard) MayAct(refs []staunch.Ref, action string) Answer {
-	now := staunch.TimeOf(g.opt.Clock.Now())
-	g.mu.RLock()
-	for _, ref := range refs {
-		for _, h := range g.byRef[ref] {
-			if h.Expires != 0 && now >= h.Expires {
-				continue
-			}
-			if denies(h.Deny, action) {
-				a := Answer{Reason: ReasonHold, Hold: h.ID, Message: h.Message, Cases: h.Claims}
-				g.mu.RUnlock()
-				return a
-			}
-		}
+	at := g.opt.Clock.Now()
+	if h := g.denying(refs, action, staunch.TimeOf(at)); h != nil {
+		// A hold is not changed once it is indexed.
+		return Answer{Reason: ReasonHold, Hold: h.ID, Message: h.Message, Cases: h.Claims}
 	}
-	g.mu.RUnlock()
 	// A hold denies even when the state is stale; only its absence is in doubt.
-	if g.Stale() {
+	if g.staleAt(at) {
 		return Answer{Allowed: g.opt.FailOpen, Reason: ReasonStale}
 	}
 	return Answer{Allowed: true, Reason: ReasonNoHold}
 }
 
-// denies reports whether one of the patterns covers the action. "*" covers all,
-// "write" covers "write" and what begins with "write" followed by a separator,
-// and "*.delete" what ends with ".delete". Case does not count.
-func denies(patterns []string, action string) bool {
-	action = strings.ToLower(action)
-	for _, p := range patterns {
-		if p == "*" {
-			return true
-		}
-		p = strings.ToLower(p)
-		if strings.HasPrefix(p, "*") && strings.HasSuffix(action, p[1:]) {
-			return true
-		}
-		if strings.HasPrefix(action, p) && (len(action) == len(p) || strings.IndexByte(":._-/ ", action[len(p)]) >= 0) {
-			return true
+// denying returns the first hold on the refs that denies the action.
+func (g *Guard) denying(refs []staunch.Ref, action string, now staunch.Time) *held {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	lowered := false
+	for _, ref := range refs {
+		for _, h := range g.byRef[ref] {
+			if h.Expires != 0 && now >= h.Expires {
+				continue
+			}
+			if h.all {
+				return h
+			}
+			if !lowered {
+				action, lowered = strings.ToLower(action), true
+			}
+			for _, p := range h.deny {
+				if denies(p, action) {
+					return h
+				}
+			}
 		}
 	}
-	return false
+	return nil
+}
+
+// separators part the words of an action's name.
+const separators = ":._-/ "
+
+// denies reports whether a pattern covers the action, both in lower case; the
+// package comment says how.
+func denies(pattern, action string) bool {
+	if strings.Contains(pattern, "*") {
+		return glob(pattern, action)
+	}
+	for from := 0; ; {
+		i := strings.Index(action[from:], pattern)
+		if i < 0 {
+			return false
+		}
+		begin := from + i
+		end := begin + len(pattern)
+		if (begin == 0 || strings.IndexByte(separators, action[begin-1]) >= 0) &&
+			(end == len(action) || strings.IndexByte(separators, action[end]) >= 0) {
+			return true
+		}
+		from = begin + 1
+	}
+}
+
+// glob reports whether s is as the pattern says, in which * stands for any run
+// of characters.
+func glob(pattern, s string) bool {
+	head, rest, _ := strings.Cut(pattern, "*")
+	if !strings.HasPrefix(s, head) {
+		return false
+	}
+	s = s[len(head):]
+	for {
+		part, more, found := strings.Cut(rest, "*")
+		if !found {
+			return strings.HasSuffix(s, part)
+		}
+		i := strings.Index(s, part)
+		if i < 0 {
+			return false
+		}
+		s, rest = s[i+len(part):], more
+	}
 }
 
 // Resolve makes refs of an AuthZEN subject; none means that it is unresolved.
@@ -293,11 +391,9 @@ func (g *Guard) Resolve(s Subject) []staunch.Ref {
 	for _, m := range g.mappings[s.Type] {
 		v := s.ID
 		if m.Property != "" {
-			p, ok := s.Properties[m.Property].(string)
-			if !ok {
-				continue
+			if v = ""; s.Property != nil {
+				v = s.Property(m.Property)
 			}
-			v = p
 		}
 		if v == "" {
 			continue

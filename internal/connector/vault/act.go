@@ -74,7 +74,7 @@ func (c *Connector) apply(ctx context.Context, in staunch.Intent) (staunch.Recei
 		done.path, done.body = "auth/token/revoke-accessor", map[string]any{"accessor": v}
 		a, err := c.act.do(ctx, done)
 		if gone(err) || err == nil && a.warned("No token found") {
-			return staunch.Receipt{Note: "there was no such token", Vendor: a.ID}, nil
+			return staunch.Receipt{Note: "there is no such token, or it is being revoked already", Vendor: a.ID}, nil
 		}
 		return staunch.Receipt{Changed: true, Vendor: a.ID, Note: "revoked, with its children"}, err
 	}

@@ -404,6 +404,9 @@ func (x *expansion) sealed(ctx context.Context, ref staunch.Ref) (info tokenInfo
 	if err := decode(a, &info); err != nil {
 		return tokenInfo{}, false, err
 	}
+	if info.dying() {
+		return tokenInfo{}, false, nil
+	}
 	x.c.mu.Lock()
 	defer x.c.mu.Unlock()
 	if info.Accessor != "" {

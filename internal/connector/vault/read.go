@@ -102,7 +102,12 @@ type tokenInfo struct {
 	Expires   *time.Time `json:"expire_time"`
 	TTL       int64      `json:"ttl"` // seconds
 	Renewable bool       `json:"renewable"`
+	Uses      int64      `json:"num_uses"`
 }
+
+// dying reports whether the token is refused already, and is there only until
+// Vault has revoked its children and leases.
+func (t tokenInfo) dying() bool { return t.Uses < 0 }
 
 func (t tokenInfo) created() staunch.Time { return staunch.TimeOf(time.Unix(t.Created, 0)) }
 
@@ -161,7 +166,7 @@ func (cl *client) entity(ctx context.Context, id string) (body entityBody, name 
 	return entityBody{Disabled: *d.Disabled}, d.Name, true, nil
 }
 
-// accessor looks a token up; ok is false where there is none.
+// accessor looks a token up; ok is false where there is none that works.
 func (cl *client) accessor(ctx context.Context, accessor string) (info tokenInfo, ok bool, err error) {
 	a, err := cl.do(ctx, call{method: http.MethodPost, path: "auth/token/lookup-accessor", body: map[string]string{"accessor": accessor}})
 	if gone(err) {
@@ -177,14 +182,19 @@ func (cl *client) accessor(ctx context.Context, accessor string) (info tokenInfo
 		return tokenInfo{}, false, staunch.Permanent(fmt.Errorf("looking accessor %s up: the answer is about another", accessor))
 	}
 	slices.Sort(info.Policies)
-	return info, true, nil
+	return info, !info.dying(), nil
 }
 
-// gone reports whether err is Vault's way of not knowing an accessor.
+// gone reports whether err is Vault's way of not knowing a token by its
+// accessor: "bad token" and "token not found" are the answers while one that is
+// refused already is being cleaned up. A refusal of our own token reads
+// "invalid token" or "permission denied".
 func gone(err error) bool {
 	return refused(err, http.StatusBadRequest, "invalid accessor") ||
 		refused(err, http.StatusForbidden, "invalid accessor") ||
-		refused(err, http.StatusNotFound, "invalid accessor")
+		refused(err, http.StatusNotFound, "invalid accessor") ||
+		refused(err, http.StatusForbidden, "bad token") ||
+		refused(err, http.StatusBadRequest, "token not found")
 }
 
 // lease looks a lease up; ok is false where there is none.

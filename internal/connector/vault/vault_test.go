@@ -195,6 +195,46 @@ func TestAnswersThatLie(t *testing.T) {
 	}
 }
 
+// While Vault cleans up after a token that it refuses already, its accessor is
+// answered for in four ways; none of them is a live token, and none is a
+// refusal of ours.
+func TestTokenThatIsBeingRevoked(t *testing.T) {
+	for name, a := range map[string]struct {
+		status int
+		body   string
+	}{
+		"marked":     {200, `{"data":{"accessor":"a2","type":"service","num_uses":-1}}`},
+		"half there": {403, `{"errors":["bad token"]}`},
+		"unknown":    {400, `{"errors":["1 error occurred:\n\t* invalid accessor\n\n"]}`},
+		"not found":  {400, `{"errors":["token not found"]}`},
+	} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch strings.TrimPrefix(r.URL.Path, "/v1/") {
+			case "auth/token/lookup-self":
+				_, _ = io.WriteString(w, `{"data":{"accessor":"own"}}`)
+			case "auth/token/lookup-accessor":
+				w.WriteHeader(a.status)
+				_, _ = io.WriteString(w, a.body)
+			default:
+				w.WriteHeader(http.StatusBadRequest)
+				_, _ = io.WriteString(w, `{"errors":["token not found"]}`)
+			}
+		}))
+		c := build(t, Config{Address: srv.URL, Token: staunch.NewSecret("t")}, nil)
+		in := prepared(t, c, target(staunch.KindCredential, SchemeAccessor, "a2", AttributeToken), staunch.VerbRevoke)
+		if in.PreImage.Exists || in.PreImage.Effective || !c.Matches(in.Expected, in.PreImage) {
+			t.Errorf("%s: reads as %+v", name, in.PreImage)
+		}
+		if r, err := c.Apply(t.Context(), in); err != nil || r.Changed {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		srv.Close()
+	}
+}
+
 func TestRedirectsGetNoToken(t *testing.T) {
 	var shown atomic.Bool
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { shown.Store(true) }))

@@ -266,11 +266,17 @@ func since(evidence []decide.Evidence) staunch.Time {
 	return at
 }
 
-// Judge says what policy makes of a ref now, without deciding anything.
-func (p *Pipeline) Judge(r store.Reader, ref staunch.Ref) (decide.Assessment, decide.Outcome, error) {
+// Judge says what policy makes of a ref now, and of what input, without deciding
+// anything. Without evidence the outcome is to observe.
+func (p *Pipeline) Judge(r store.Reader, ref staunch.Ref) (decide.Assessment, decide.Outcome, decide.Input, error) {
 	j, err := p.judge(r, p.Bundle(), ref, staunch.TimeOf(p.opt.Clock.Now()))
 	if err != nil || j == nil {
-		return decide.Assessment{Subject: ref}, decide.Outcome{}, err
+		return decide.Assessment{Subject: ref}, decide.Outcome{V: staunch.Version, Scope: ref, Verdict: staunch.VerdictObserve}, decide.Input{}, err
 	}
-	return j.assessment, j.outcome, nil
+	return j.assessment, j.outcome, j.input, nil
+}
+
+// Resolve says what is known of a ref now.
+func (p *Pipeline) Resolve(r store.Reader, ref staunch.Ref) (staunch.Resolution, error) {
+	return p.opt.Inventory.Resolve(r, ref, staunch.TimeOf(p.opt.Clock.Now()))
 }

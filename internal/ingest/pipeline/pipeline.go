@@ -74,8 +74,10 @@ type Options struct {
 	// Concurrent bounds the inputs worked on at once; 0 gives 64. More are
 	// refused with staunch.ErrOverloaded.
 	Concurrent int
-	// Observe is told of each decision, after its commit.
-	Observe func(staunch.Decision)
+	// Observe is told of each decision, ObserveSignals of each event's signals,
+	// after their commit.
+	Observe        func(staunch.Decision)
+	ObserveSignals func([]staunch.Signal)
 }
 
 // Pipeline is safe for concurrent use.
@@ -380,6 +382,9 @@ func (p *Pipeline) put(tx store.Tx, it *item, accused *refSet) (fresh bool, sign
 			signals++
 			accused.add(s.Accused)
 		}
+	}
+	if p.opt.ObserveSignals != nil && signals > 0 {
+		tx.OnCommit(func() { p.opt.ObserveSignals(it.signals) })
 	}
 	return true, signals, nil
 }

@@ -153,7 +153,8 @@ const secretLife = 7 * 24 * time.Hour
 // SecretPurpose is the purpose under which a credential's value is sealed.
 func SecretPurpose(ref staunch.Ref) string { return "secret/" + ref.Key() }
 
-// redact returns the record with every secret replaced by its digest.
+// redact returns the record with every secret replaced: by its digest where it
+// is a credential that a ref names, otherwise by stars.
 func redact(raw []byte, secrets []format.SecretValue) (json.RawMessage, error) {
 	if len(secrets) == 0 {
 		return slices.Clone(raw), nil
@@ -165,7 +166,13 @@ func redact(raw []byte, secrets []format.SecretValue) (json.RawMessage, error) {
 			return nil, fmt.Errorf("the format's secrets overlap or leave the record")
 		}
 		out = append(out, raw[at:s.Start]...)
-		d, err := json.Marshal(s.Value.Digest())
+		// Only a credential's digest is worth keeping; that of a password could be
+		// tried out.
+		shown := "***"
+		if !s.Ref.IsZero() {
+			shown = s.Value.Digest()
+		}
+		d, err := json.Marshal(shown)
 		if err != nil {
 			return nil, err
 		}

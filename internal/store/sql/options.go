@@ -25,6 +25,9 @@ type Options struct {
 	// Clock is SQLite's clock for leases; PostgreSQL has its own. nil is the
 	// machine's.
 	Clock staunch.Clock
+	// Ephemeral is for a SQLite store that is thrown away: commits are not
+	// flushed to the disk, so that a crash of the machine may lose them.
+	Ephemeral bool
 	// Conns bounds the connections: for SQLite those that read, 4 by default;
 	// for PostgreSQL all, 16 by default. A View that is called inside of
 	// another, or of an Update, takes one more.

@@ -43,6 +43,8 @@ const (
 	// which the server takes a second to see.
 	lockTime = "100"
 
+	markerPrefix = "commit-"
+
 	channel  = "staunch_holds"
 	clockSQL = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 )
@@ -62,7 +64,7 @@ type Postgres struct {
 	// lanes has the lanes that no transaction holds. What takes one keeps it
 	// until its transaction is over, so that this process's transactions never
 	// meet on a head.
-	lanes chan int
+	lanes chan *lane
 	// holds is the turn, within this process, for putting holds.
 	holds chan struct{}
 	// patient is the turn of transactions that met conflicts often.
@@ -112,14 +114,14 @@ func OpenPostgres(ctx context.Context, dsn staunch.Secret, opts Options) (_ *Pos
 	}
 	p := &Postgres{
 		opts: opts, config: config.ConnConfig, pool: pool, instance: opts.Node + "/" + rand.Text()[:12],
-		slots: make(chan int, max(opts.Conns*3/4, 1)), lanes: make(chan int, opts.Lanes),
+		slots: make(chan int, max(opts.Conns*3/4, 1)), lanes: make(chan *lane, opts.Lanes),
 		holds: make(chan struct{}, 1), patient: make(chan struct{}, 1),
 	}
 	for i := range cap(p.slots) {
 		p.slots <- i
 	}
 	for i := range opts.Lanes {
-		p.lanes <- i
+		p.lanes <- &lane{name: opts.Node + "/" + strconv.Itoa(i)}
 	}
 	if err := p.prepare(ctx); err != nil {
 		pool.Close()
@@ -151,21 +153,100 @@ func (p *Postgres) prepare(ctx context.Context) error {
 	return wrap(err, "clearing old commit slots")
 }
 
-// conn is a pooled connection inside a transaction.
-type conn struct{ c *pgxpool.Conn }
-
-var _ session = conn{}
-
-func (c conn) exec(ctx context.Context, text string, args []any) (int64, error) {
-	tag, err := c.c.Exec(ctx, text, args...)
-	if err != nil {
-		return 0, err
-	}
-	return tag.RowsAffected(), nil
+// conn is a pooled connection inside a transaction. Statements whose outcome
+// nobody waits for are kept, and go out with the next one in one round trip;
+// BEGIN is the first of them.
+type conn struct {
+	c    *pgxpool.Conn
+	kept []kept
 }
 
-func (c conn) query(ctx context.Context, text string, args []any, row func(func(...any) error) error) error {
-	rows, err := c.c.Query(ctx, text, args...)
+type kept struct {
+	text string
+	args []any
+	rows *int64
+}
+
+var _ session = (*conn)(nil)
+
+// mostKept bounds the memory that statements wait in.
+const mostKept = 64
+
+func (c *conn) later(ctx context.Context, text string, args []any, rows *int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c.kept = append(c.kept, kept{text, args, rows})
+	if len(c.kept) < mostKept {
+		return nil
+	}
+	_, err := c.send(ctx)
+	return err
+}
+
+// send sends what is kept, and returns the last one's tag.
+func (c *conn) send(ctx context.Context) (last pgconn.CommandTag, err error) {
+	results, n := c.batch(ctx, "", nil)
+	defer func() {
+		if cerr := results.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	return c.read(results, n)
+}
+
+// batch sends what is kept, then text, if any.
+func (c *conn) batch(ctx context.Context, text string, args []any) (pgx.BatchResults, []kept) {
+	var b pgx.Batch
+	for _, k := range c.kept {
+		b.Queue(k.text, k.args...)
+	}
+	if text != "" {
+		b.Queue(text, args...)
+	}
+	sent := c.kept
+	c.kept = nil
+	return c.c.SendBatch(ctx, &b), sent
+}
+
+func (c *conn) read(results pgx.BatchResults, sent []kept) (last pgconn.CommandTag, err error) {
+	for _, k := range sent {
+		if last, err = results.Exec(); err != nil {
+			return last, err
+		}
+		if k.rows != nil {
+			*k.rows = last.RowsAffected()
+		}
+	}
+	return last, nil
+}
+
+func (c *conn) exec(ctx context.Context, text string, args []any) (int64, error) {
+	if len(c.kept) == 0 {
+		tag, err := c.c.Exec(ctx, text, args...)
+		return tag.RowsAffected(), err
+	}
+	c.kept = append(c.kept, kept{text: text, args: args})
+	tag, err := c.send(ctx)
+	return tag.RowsAffected(), err
+}
+
+func (c *conn) query(ctx context.Context, text string, args []any, row func(func(...any) error) error) (err error) {
+	var rows pgx.Rows
+	if len(c.kept) == 0 {
+		rows, err = c.c.Query(ctx, text, args...)
+	} else {
+		results, sent := c.batch(ctx, text, args)
+		defer func() {
+			if cerr := results.Close(); err == nil {
+				err = cerr
+			}
+		}()
+		if _, err = c.read(results, sent); err != nil {
+			return err
+		}
+		rows, err = results.Query()
+	}
 	if err != nil {
 		return err
 	}
@@ -178,25 +259,13 @@ func (c conn) query(ctx context.Context, text string, args []any, row func(func(
 	return rows.Err()
 }
 
-// script sends statements in one message and returns the last one's tag.
-func (c conn) script(ctx context.Context, text string) (string, error) {
-	results, err := c.c.Conn().PgConn().Exec(ctx, text).ReadAll()
-	if err != nil {
-		return "", err
-	}
-	if len(results) == 0 {
-		return "", nil
-	}
-	return results[len(results)-1].CommandTag.String(), nil
-}
-
-// rollback ends the transaction and gives the connection back; where that
-// fails the pool throws it away.
-func (c conn) rollback(ctx context.Context) {
-	if !c.c.Conn().IsClosed() {
+// rollback ends the transaction, if it has begun, and gives the connection
+// back; where that fails the pool throws it away.
+func (c *conn) rollback(ctx context.Context) {
+	if p := c.c.Conn().PgConn(); !p.IsClosed() && p.TxStatus() != 'I' {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 		defer cancel()
-		if _, err := c.script(ctx, "ROLLBACK"); err != nil {
+		if _, err := c.c.Exec(ctx, "ROLLBACK"); err != nil {
 			_ = c.c.Conn().Close(ctx)
 		}
 	}
@@ -239,7 +308,7 @@ func troubleOf(err error) trouble {
 		}
 		return troubleOther
 	}
-	if errors.Is(err, staunch.ErrInvalid) || errors.Is(err, errOver) || errors.Is(err, errHeadMoved) {
+	if errors.Is(err, staunch.ErrInvalid) || errors.Is(err, errOver) {
 		return troubleOther
 	}
 	return troubleLost
@@ -248,11 +317,11 @@ func troubleOf(err error) trouble {
 // attempt is one run of a transaction.
 type attempt struct {
 	p    *Postgres
-	conn conn
+	conn *conn
 	slot int
-	// held is the lane that it holds, -1 for none; hasTurn says that it has the
-	// turn for holds, in this process and in the database.
-	held    int
+	// held is the lane that it holds, nil for none; hasTurn says that it has
+	// the turn for holds, in this process and in the database.
+	held    *lane
 	hasTurn bool
 	// wait has what a run before this one could not get: it is waited for
 	// before the transaction begins, where waiting can block nobody.
@@ -261,26 +330,37 @@ type attempt struct {
 
 type waits struct{ lane, holds bool }
 
+// lane is one of this process's lanes. head is its end as of the last commit,
+// nil where that is not known.
+type lane struct {
+	name string
+	head *store.Head
+}
+
 var _ engine = (*attempt)(nil)
 
 func (a *attempt) texts() *texts { return &a.p.cache }
 
-func (a *attempt) laneName() string { return a.p.opts.Node + "/" + strconv.Itoa(a.held) }
-
 // lane and holdSeq never wait inside a transaction. It may hold locks that the
 // one they would wait for needs, and the database sees only half of that circle.
 
-func (a *attempt) lane(t *tx) (string, error) {
-	if a.held < 0 {
+func (a *attempt) lane(t *tx) (string, *store.Head, error) {
+	if a.held == nil {
 		select {
 		case a.held = <-a.p.lanes:
 		default:
 			a.wait.lane = true
-			return "", t.fail(errTurn)
+			return "", nil, t.fail(errTurn)
 		}
 	}
-	return a.laneName(), nil
+	if a.held.head == nil {
+		return a.held.name, nil, nil
+	}
+	head := *a.held.head
+	return a.held.name, &head, nil
 }
+
+const lockHolds = "LOCK TABLE hold_turn IN EXCLUSIVE MODE"
 
 // holdSeq draws from a sequence while it has a lock that lasts until the commit
 // is visible. So holds become visible in the order of their sequences, across
@@ -289,7 +369,8 @@ func (a *attempt) holdSeq(t *tx) (int64, error) {
 	if t.failed != nil {
 		return 0, t.failed
 	}
-	if !a.hasTurn {
+	locking := !a.hasTurn
+	if locking {
 		select {
 		case a.p.holds <- struct{}{}:
 			a.hasTurn = true
@@ -297,19 +378,23 @@ func (a *attempt) holdSeq(t *tx) (int64, error) {
 			a.wait.holds = true
 			return 0, t.fail(errTurn)
 		}
-		if _, err := a.conn.script(t.ctx, "LOCK TABLE hold_turn IN EXCLUSIVE MODE NOWAIT"); err != nil {
-			var pe *pgconn.PgError
-			if errors.As(err, &pe) && pe.Code == "55P03" {
-				a.wait.holds = true
-				return 0, t.fail(errTurn)
-			}
-			return 0, t.fail(err)
+		if err := t.later(lockHolds + " NOWAIT"); err != nil {
+			return 0, err
 		}
 	}
 	t.wrote = true
 	var seq int64
 	err := t.one("the next hold sequence", "SELECT nextval('hold_seq')", nil, &seq)
+	if locking && isLockTaken(err) {
+		a.wait.holds = true
+		t.failed = errTurn
+	}
 	return seq, err
+}
+
+func isLockTaken(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && pe.Code == "55P03"
 }
 
 func (a *attempt) now(r *reader) (staunch.Time, error) {
@@ -322,7 +407,6 @@ func (a *attempt) now(r *reader) (staunch.Time, error) {
 // begins. LOCK TABLE comes before the first statement that needs a snapshot, so
 // that the snapshot has everything that the one before committed.
 func (a *attempt) begin(ctx context.Context) error {
-	text := "BEGIN ISOLATION LEVEL SERIALIZABLE"
 	if a.wait.holds {
 		select {
 		case a.p.holds <- struct{}{}:
@@ -330,7 +414,6 @@ func (a *attempt) begin(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		text += "; LOCK TABLE hold_turn IN EXCLUSIVE MODE"
 	}
 	if a.wait.lane {
 		select {
@@ -343,14 +426,23 @@ func (a *attempt) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.conn = conn{c}
-	_, err = a.conn.script(ctx, text+"; SET LOCAL lock_timeout = "+lockTime)
-	return err
+	a.conn = &conn{c: c}
+	a.conn.keep("BEGIN ISOLATION LEVEL SERIALIZABLE")
+	if a.wait.holds {
+		a.conn.keep(lockHolds)
+	}
+	a.conn.keep("SET LOCAL lock_timeout = " + lockTime)
+	return nil
+}
+
+// keep is later without the bound.
+func (c *conn) keep(text string, args ...any) {
+	c.kept = append(c.kept, kept{text: text, args: args})
 }
 
 // leave gives everything back. The connection must have been released.
 func (a *attempt) leave() {
-	if a.held >= 0 {
+	if a.held != nil {
 		a.p.lanes <- a.held
 	}
 	if a.hasTurn {
@@ -384,7 +476,7 @@ func (p *Postgres) Update(ctx context.Context, fn func(store.Tx) error) error {
 				return ctx.Err()
 			}
 		}
-		err, what := p.try(ctx, slot, &wait, fn)
+		what, err := p.try(ctx, slot, &wait, fn)
 		pause := 0
 		switch what {
 		case troubleTurn:
@@ -426,14 +518,11 @@ func sleep(ctx context.Context, try int) error {
 
 // try runs the transaction once. Its trouble is none when the error is the one
 // to return, nil included.
-func (p *Postgres) try(ctx context.Context, slot int, wait *waits, fn func(store.Tx) error) (error, trouble) { //nolint:revive // the error is one of two results of equal rank
-	a := &attempt{p: p, slot: slot, held: -1, wait: wait}
+func (p *Postgres) try(ctx context.Context, slot int, wait *waits, fn func(store.Tx) error) (trouble, error) {
+	a := &attempt{p: p, slot: slot, wait: wait}
 	defer a.leave()
 	if err := a.begin(ctx); err != nil {
-		if a.conn.c != nil {
-			a.conn.rollback(ctx)
-		}
-		return fmt.Errorf("beginning a transaction: %w", err), troubleOf(err)
+		return troubleOf(err), fmt.Errorf("beginning a transaction: %w", err)
 	}
 	t := newTx(reader{ctx: ctx, session: a.conn, engine: a}, p.opts.Chain)
 	own := p.call(t, a, fn)
@@ -442,23 +531,26 @@ func (p *Postgres) try(ctx context.Context, slot int, wait *waits, fn func(store
 	}
 	if own != nil {
 		what := troubleOf(t.failed)
+		if what == troubleDouble && a.held != nil {
+			a.held.head = nil
+		}
 		t.end()
 		a.conn.rollback(ctx)
 		if what == troubleOther {
 			what = troubleNone
 		}
-		return own, what
+		return what, own
 	}
 	t.end()
-	err, what := a.commit(ctx, t)
+	what, err := a.commit(ctx, t)
 	if err != nil {
-		return err, what
+		return what, err
 	}
 	for _, f := range t.onCommit {
 		f()
 	}
 	p.listeners.tell(t.change)
-	return nil, troubleNone
+	return troubleNone, nil
 }
 
 // call runs fn and sees to the connection when it panics.
@@ -475,28 +567,36 @@ func (p *Postgres) call(t *tx, a *attempt, fn func(store.Tx) error) error {
 	return err
 }
 
-// commit sends the commit and a marker in one message, so that the server has
-// either both or none. The marker goes into a row of its own for each
+// commit sends the commit and a marker in one transaction and round trip. The marker goes into a row of its own for each
 // transaction at a time; see resolve.
-func (a *attempt) commit(ctx context.Context, t *tx) (error, trouble) { //nolint:revive // see try
-	marker, text := rand.Text(), "COMMIT"
-	if t.wrote {
-		text = "INSERT INTO commits (slot, marker, at) VALUES ('" + a.slotName() + "', '" + marker + "', (" + clockSQL + ")) " +
-			"ON CONFLICT (slot) DO UPDATE SET marker = excluded.marker, at = excluded.at; COMMIT"
-		if t.change.Holds {
-			text = "NOTIFY " + channel + "; " + text
-		}
+func (a *attempt) commit(ctx context.Context, t *tx) (trouble, error) {
+	if a.held != nil && t.head != nil {
+		a.held.head = nil // until it is known to have been committed
 	}
+	if !t.wrote && a.conn.c.Conn().PgConn().TxStatus() == 'I' {
+		a.conn.c.Release() // not even begun
+		return troubleNone, nil
+	}
+	marker := markerPrefix + rand.Text()
+	if t.wrote {
+		a.conn.keep("INSERT INTO commits (slot, marker, at) VALUES ($1, $2, ("+clockSQL+")) "+
+			"ON CONFLICT (slot) DO UPDATE SET marker = excluded.marker, at = excluded.at", a.slotName(), marker)
+	}
+	if t.change.Holds {
+		a.conn.keep("NOTIFY " + channel)
+	}
+	a.conn.keep("COMMIT")
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer cancel()
-	tag, err := a.conn.script(cctx, text)
-	if err == nil && tag == "COMMIT" {
+	tag, err := a.conn.send(cctx)
+	if err == nil && tag.String() == "COMMIT" {
 		a.conn.c.Release()
-		return nil, troubleNone
+		a.committed(t)
+		return troubleNone, nil
 	}
 	if err == nil {
 		a.conn.rollback(ctx)
-		return fmt.Errorf("committing: the database answered %q", tag), troubleNone
+		return troubleNone, fmt.Errorf("committing: the database answered %q", tag)
 	}
 	what := troubleOf(err)
 	if what == troubleOther && errors.Is(err, context.DeadlineExceeded) {
@@ -508,26 +608,33 @@ func (a *attempt) commit(ctx context.Context, t *tx) (error, trouble) { //nolint
 		if what == troubleOther {
 			what = troubleNone
 		}
-		return err, what
+		return what, err
 	}
 	backend := a.conn.c.Conn().PgConn().PID()
 	_ = a.conn.c.Conn().Close(cctx)
 	a.conn.c.Release()
 	if !t.wrote {
-		return err, troubleLost // there is nothing that could be half done
+		return troubleLost, err // there is nothing that could be half done
 	}
 	committed, rerr := a.p.resolve(ctx, backend, a.slotName(), marker)
 	switch {
 	case rerr != nil:
-		return fmt.Errorf("%w: %w (and then: %w)", staunch.ErrCommitUnknown, err, rerr), troubleNone
+		return troubleNone, fmt.Errorf("%w: %w (and then: %w)", staunch.ErrCommitUnknown, err, rerr)
 	case committed:
-		return nil, troubleNone
+		a.committed(t)
+		return troubleNone, nil
 	default:
-		return err, troubleLost
+		return troubleLost, err
 	}
 }
 
-// slotName has no character that would have to be quoted.
+// committed remembers the head of the lane.
+func (a *attempt) committed(t *tx) {
+	if a.held != nil && t.head != nil {
+		a.held.head = t.head
+	}
+}
+
 func (a *attempt) slotName() string { return a.p.instance + "/" + strconv.Itoa(a.slot) }
 
 // resolve finds out whether the commit with the marker happened. It waits for
@@ -587,7 +694,7 @@ func (p *Postgres) View(ctx context.Context, fn func(store.Reader) error) error 
 		if p.closed.Load() {
 			return errClosed
 		}
-		err, what := p.look(ctx, fn)
+		what, err := p.look(ctx, fn)
 		if what != troubleLost && what != troubleConflict {
 			return err
 		}
@@ -600,21 +707,19 @@ func (p *Postgres) View(ctx context.Context, fn func(store.Reader) error) error 
 	}
 }
 
-func (p *Postgres) look(ctx context.Context, fn func(store.Reader) error) (error, trouble) { //nolint:revive // see try
+func (p *Postgres) look(ctx context.Context, fn func(store.Reader) error) (trouble, error) {
 	pooled, err := p.pool.Acquire(ctx)
 	if err != nil {
-		return fmt.Errorf("beginning a read: %w", err), troubleOf(err)
+		return troubleOf(err), fmt.Errorf("beginning a read: %w", err)
 	}
-	c := conn{pooled}
+	c := &conn{c: pooled}
 	defer c.rollback(ctx)
-	if _, err := c.script(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
-		return fmt.Errorf("beginning a read: %w", err), troubleOf(err)
-	}
-	r := &reader{ctx: ctx, session: c, engine: &attempt{p: p, held: -1}}
+	c.keep("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+	r := &reader{ctx: ctx, session: c, engine: &attempt{p: p}}
 	err = fn(r)
 	what := troubleOf(r.failed)
 	r.end()
-	return err, what
+	return what, err
 }
 
 // Now implements store.Store: the server's clock.

@@ -145,7 +145,7 @@ func (p *proxy) toServer(client, server net.Conn, d *dropping) {
 			return
 		}
 		mode := cutNever
-		if bytes.Contains(buf[:n], []byte("INTO commits")) && bytes.Contains(buf[:n], []byte("; COMMIT\x00")) {
+		if bytes.Contains(buf[:n], []byte("commit-")) {
 			p.mu.Lock()
 			if mode = p.mode; mode != cutNever {
 				p.mode = cutNever
@@ -200,7 +200,7 @@ func count(ctx context.Context, s store.Store, name string, runs *int) error {
 		if err != nil && !errors.Is(err, staunch.ErrNotFound) {
 			return err
 		}
-		n, _ := strconv.Atoi(v) //nolint:errcheck // "" is 0
+		n, _ := strconv.Atoi(v) // "" is 0
 		return tx.PutCursor(name, strconv.Itoa(n+1))
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -49,9 +51,9 @@ type SQLite struct {
 
 	// places bounds the queue.
 	places chan struct{}
-	turn   turn
+	queue  queue
 
-	// What follows belongs to whoever has the turn.
+	// What follows belongs to the goroutine that drains the queue.
 	group    *group
 	lastHook chan struct{} // closed when the last transaction's OnCommit ran
 	laneNext int
@@ -67,13 +69,32 @@ var (
 	_ engine      = (*SQLite)(nil)
 )
 
+// request is a transaction that a caller waits for.
+type request struct {
+	ctx context.Context
+	fn  func(store.Tx) error
+	// careful gives it a savepoint of its own.
+	careful bool
+
+	// What came of it, once done is closed.
+	done chan struct{}
+	err  error
+	// thrown is what fn panicked with; exited says that it called
+	// runtime.Goexit.
+	panicked, exited bool
+	thrown           any
+	tx               *tx
+	// before is closed when the OnCommit functions of the one before ran, after
+	// is to be closed when this one's did. Both may be nil.
+	before, after chan struct{}
+}
+
 // group is a run of transactions that share one commit.
 type group struct {
-	done    chan struct{} // closed when err is final
-	err     error
-	n, size int
-	began   time.Time
-	shreds  bool
+	requests []*request
+	size     int
+	began    time.Time
+	shreds   bool
 }
 
 // OpenSQLite opens the database file at path, which is made if it is not there,
@@ -106,7 +127,11 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 		return nil, err
 	}
 	common := []string{"busy_timeout(5000)", "foreign_keys(1)", "cache_size(-16000)", "temp_store(2)"}
-	s.writeDB, err = openLite(path, append(common, "journal_mode(WAL)", "synchronous(FULL)", "secure_delete(1)",
+	synchronous := "synchronous(FULL)"
+	if opts.Ephemeral {
+		synchronous = "synchronous(OFF)"
+	}
+	s.writeDB, err = openLite(path, append(common, "journal_mode(WAL)", synchronous, "secure_delete(1)",
 		"wal_autocheckpoint("+strconv.Itoa(walPages)+")"))
 	if err != nil {
 		return nil, err
@@ -118,7 +143,7 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	if s.writer, err = newLiteConn(ctx, s.writeDB); err != nil {
 		return nil, err
 	}
-	if err = s.writer.settings(ctx); err != nil {
+	if err = s.writer.settings(ctx, opts.Ephemeral); err != nil {
 		return nil, err
 	}
 	if s.readDB, err = openLite(path, append(common, "query_only(1)")); err != nil {
@@ -163,9 +188,13 @@ func newLiteConn(ctx context.Context, db *sql.DB) (*liteConn, error) {
 }
 
 // settings makes sure of what durability rests on.
-func (c *liteConn) settings(ctx context.Context) error {
+func (c *liteConn) settings(ctx context.Context, ephemeral bool) error {
+	synchronous := "2"
+	if ephemeral {
+		synchronous = "0"
+	}
 	for _, want := range []struct{ name, value string }{
-		{"journal_mode", "wal"}, {"synchronous", "2"}, {"secure_delete", "1"}, {"foreign_keys", "1"},
+		{"journal_mode", "wal"}, {"synchronous", synchronous}, {"secure_delete", "1"}, {"foreign_keys", "1"},
 	} {
 		var got string
 		if err := c.conn.QueryRowContext(ctx, "PRAGMA "+want.name).Scan(&got); err != nil {
@@ -209,6 +238,14 @@ func (c *liteConn) exec(ctx context.Context, text string, args []any) (int64, er
 	return res.RowsAffected()
 }
 
+func (c *liteConn) later(ctx context.Context, text string, args []any, rows *int64) error {
+	n, err := c.exec(ctx, text, args)
+	if rows != nil {
+		*rows = n
+	}
+	return err
+}
+
 func (c *liteConn) query(ctx context.Context, text string, args []any, row func(func(...any) error) error) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -250,89 +287,89 @@ func (c *liteConn) close() error {
 	return errors.Join(append(errs, c.conn.Close())...)
 }
 
-// turn is who may write, in the order of asking.
-type turn struct {
+// queue has the requests that wait, in the order of asking.
+type queue struct {
 	mu      sync.Mutex
-	taken   bool
+	waiting []*request
+	// drained says that a goroutine is at it; it ends when nothing waits.
+	drained bool
 	closed  bool
-	waiters []chan struct{}
+	idle    chan struct{} // closed by the last drainer, when there is one waiting for it
 }
 
 var errClosed = errors.New("the store is closed")
 
-func (t *turn) take(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// put adds a request, and tells whether the caller has to start draining.
+func (q *queue) put(r *request) (start bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false, errClosed
 	}
-	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
-		return errClosed
-	}
-	mine := t.ask()
-	t.mu.Unlock()
-	select {
-	case <-mine:
-		return nil
-	case <-ctx.Done():
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if i := slices.Index(t.waiters, mine); i >= 0 {
-		t.waiters = slices.Delete(t.waiters, i, i+1)
-		return ctx.Err()
-	}
-	return nil // it came just now; whoever has it must give it on
+	q.waiting = append(q.waiting, r)
+	start = !q.drained
+	q.drained = true
+	return start, nil
 }
 
-// ask queues for the turn, which has come when the channel is closed.
-func (t *turn) ask() chan struct{} {
-	mine := make(chan struct{})
-	if t.taken {
-		t.waiters = append(t.waiters, mine)
-	} else {
-		t.taken = true
-		close(mine)
-	}
-	return mine
-}
-
-// close refuses further takers, takes the last turn and reports true; false
-// when it was closed before.
-func (t *turn) close() bool {
-	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
+// remove takes a request back, unless it was taken out already.
+func (q *queue) remove(r *request) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := slices.Index(q.waiting, r)
+	if i < 0 {
 		return false
 	}
-	t.closed = true
-	mine := t.ask()
-	t.mu.Unlock()
-	<-mine
+	q.waiting = slices.Delete(q.waiting, i, i+1)
 	return true
 }
 
-// give gives the turn to the next that waits, and reports whether there was
-// one. With idle, the turn becomes free when there was none.
-func (t *turn) give(idle bool) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.waiters) == 0 {
-		if idle {
-			t.taken = false
+// take gives the next request, nil when there is none. With last, draining is
+// over then.
+func (q *queue) take(last bool) *request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.waiting) == 0 {
+		if last {
+			q.drained = false
+			if q.idle != nil {
+				close(q.idle)
+				q.idle = nil
+			}
 		}
+		return nil
+	}
+	r := q.waiting[0]
+	q.waiting[0] = nil
+	q.waiting = q.waiting[1:]
+	return r
+}
+
+// close refuses further requests and waits for those that there are; false when
+// it was closed before.
+func (q *queue) close() bool {
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
 		return false
 	}
-	next := t.waiters[0]
-	t.waiters[0] = nil
-	t.waiters = t.waiters[1:]
-	close(next)
+	q.closed = true
+	var idle chan struct{}
+	if q.drained {
+		idle = make(chan struct{})
+		q.idle = idle
+	}
+	q.mu.Unlock()
+	if idle != nil {
+		<-idle
+	}
 	return true
 }
 
-// Update implements store.Store. fn runs in the caller's goroutine. OnCommit
-// functions run there too, one transaction's after the other's in the order of
-// the transactions; they must not wait for another Update.
+// Update implements store.Store. OnCommit functions run in the caller's
+// goroutine, one transaction's after the other's in the order of the
+// transactions. fn runs in another goroutine; when it panics, so does Update,
+// with the same value. Neither may call Update.
 func (s *SQLite) Update(ctx context.Context, fn func(store.Tx) error) error {
 	select {
 	case s.places <- struct{}{}:
@@ -341,7 +378,7 @@ func (s *SQLite) Update(ctx context.Context, fn func(store.Tx) error) error {
 		return ctx.Err()
 	}
 	for careful := false; ; careful = true {
-		if err := s.try(ctx, fn, careful); !errors.Is(err, errSpoiled) {
+		if err := s.ask(ctx, fn, careful); !errors.Is(err, errSpoiled) {
 			return err
 		}
 	}
@@ -357,151 +394,189 @@ var errSpoiled = errors.New("another transaction of the group failed")
 // spoiled, so that callers that often fail do not cost the others more.
 const carefulRuns = 2000
 
-// try runs the transaction once. With careful, it has a savepoint of its own.
-// errSpoiled means that it was rolled back for another's sake.
-func (s *SQLite) try(ctx context.Context, fn func(store.Tx) error, careful bool) error {
-	if err := s.turn.take(ctx); err != nil {
+// ask has the transaction run once.
+func (s *SQLite) ask(ctx context.Context, fn func(store.Tx) error, careful bool) error {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
-	g, saved, err := s.enter(careful)
+	r := &request{ctx: ctx, fn: fn, careful: careful, done: make(chan struct{})}
+	start, err := s.queue.put(r)
 	if err != nil {
-		s.leave(g, err)
 		return err
 	}
-	t := newTx(reader{ctx: ctx, session: s.writer, engine: s}, s.opts.Chain)
-	undo := func() error {
-		// After an error of SQLite's own, not even the group's transaction
-		// may be there any more.
-		if !saved && !t.wrote && !t.broke {
-			return nil
-		}
-		return s.undo(saved)
+	if start {
+		go s.drain()
 	}
-	var own error
-	func() {
-		returned := false
-		defer func() {
-			if !returned { // a panic, or runtime.Goexit
-				t.end()
-				s.leave(g, undo())
-			}
-		}()
-		if own = fn(t); own == nil {
-			own = t.finish()
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		if s.queue.remove(r) {
+			return ctx.Err()
 		}
-		t.end()
-		returned = true
+		<-r.done // it runs, and ends soon
+	}
+	if r.after != nil {
+		defer close(r.after)
+	}
+	switch {
+	case errors.Is(r.err, errSpoiled):
+		return r.err
+	case r.panicked:
+		panic(r.thrown)
+	case r.exited:
+		runtime.Goexit()
+	case r.err != nil:
+		return r.err
+	}
+	if r.after != nil {
+		if r.before != nil {
+			<-r.before
+		}
+		for _, f := range r.tx.onCommit {
+			f()
+		}
+		s.listeners.tell(r.tx.change)
+	}
+	return nil
+}
+
+// drain runs what waits, group by group, until nothing does.
+func (s *SQLite) drain() {
+	over := false
+	defer func() {
+		if !over { // a function called runtime.Goexit, which nothing can stop
+			go s.drain()
+		}
 	}()
-	if own == nil && saved {
-		if err := s.writer.run("RELEASE one"); err != nil {
-			own = staunch.Transient(fmt.Errorf("ending a transaction: %w", err))
+	for {
+		begun := s.group != nil
+		r := s.queue.take(!begun)
+		if r == nil && !begun {
+			over = true
+			return // by now another goroutine may be at it
+		}
+		if r == nil {
+			// Whoever was told just now of the last commit may ask again.
+			runtime.Gosched()
+			r = s.queue.take(false)
+		}
+		if r != nil {
+			s.run(r)
+		}
+		if g := s.group; g != nil && (r == nil || len(g.requests) >= groupCount || g.size >= groupBytes || time.Since(g.began) >= groupTime) {
+			s.finish(s.commit())
 		}
 	}
-	var before, after chan struct{}
-	if own != nil {
-		s.leave(g, undo())
-	} else {
+}
+
+// run runs one transaction in the group, or in a new one.
+func (s *SQLite) run(r *request) {
+	if s.group == nil {
+		s.group = &group{began: time.Now()}
+		err := s.broken
+		if err == nil {
+			if err = s.writer.run("BEGIN IMMEDIATE"); err != nil {
+				err = staunch.Transient(fmt.Errorf("beginning a transaction: %w", err))
+			}
+		}
+		if err != nil {
+			s.group.requests = append(s.group.requests, r)
+			s.finish(err)
+			return
+		}
+	}
+	g := s.group
+	g.requests = append(g.requests, r)
+	saved := r.careful || s.careful > 0
+	s.careful = max(s.careful-1, 0)
+	if saved {
+		if err := s.writer.run("SAVEPOINT one"); err != nil {
+			s.finish(staunch.Transient(fmt.Errorf("beginning a transaction: %w", err)))
+			return
+		}
+	}
+	t := newTx(reader{ctx: r.ctx, session: s.writer, engine: s}, s.opts.Chain)
+	r.tx = t
+	returned := false
+	defer func() {
+		t.end()
+		if !returned {
+			r.thrown = recover()
+			r.panicked, r.exited = r.thrown != nil, r.thrown == nil
+			if r.panicked {
+				s.opts.Log.Error("a transaction panicked", "panic", r.thrown, "stack", string(debug.Stack()))
+			}
+		}
+		s.settle(r, saved)
+	}()
+	if r.err = r.fn(t); r.err == nil {
+		r.err = t.finish()
+	}
+	returned = true
+}
+
+// settle keeps or undoes what a transaction did. When it cannot undo it, the
+// group must not be committed: there is no savepoint, or SQLite has ended the
+// group's transaction as a whole, as it does when the disk is full.
+func (s *SQLite) settle(r *request, saved bool) {
+	g, t := s.group, r.tx
+	if r.err == nil && !r.panicked && !r.exited {
+		if saved {
+			if err := s.writer.run("RELEASE one"); err != nil {
+				s.finish(staunch.Transient(fmt.Errorf("ending a transaction: %w", err)))
+				return
+			}
+		}
 		g.size += t.size
 		g.shreds = g.shreds || t.shreds
 		if len(t.onCommit) > 0 || t.change != (Change{}) {
-			before, after = s.lastHook, make(chan struct{})
-			s.lastHook = after
-			defer close(after)
+			r.before, r.after = s.lastHook, make(chan struct{})
+			s.lastHook = r.after
 		}
-		s.leave(g, nil)
-	}
-	// Nobody leaves before the group is durable, not even with an error: fn may
-	// have read what others in it wrote.
-	<-g.done
-	switch {
-	case errors.Is(g.err, errSpoiled) && own != nil && g.n == 1:
-		return own // it was alone
-	case g.err != nil:
-		return g.err
-	case own != nil:
-		return own
-	}
-	if after != nil {
-		if before != nil {
-			<-before
-		}
-		for _, f := range t.onCommit {
-			f()
-		}
-		s.listeners.tell(t.change)
-	}
-	return nil
-}
-
-// enter joins the group, or begins one, and tells whether the transaction has a
-// savepoint. The caller has the turn. Even when it fails, the caller must
-// leave.
-func (s *SQLite) enter(careful bool) (g *group, saved bool, err error) {
-	if s.group == nil {
-		s.group = &group{done: make(chan struct{}), began: time.Now()}
-		if s.broken != nil {
-			return s.group, false, s.broken
-		}
-		if err := s.writer.run("BEGIN IMMEDIATE"); err != nil {
-			return s.group, false, staunch.Transient(fmt.Errorf("beginning a transaction: %w", err))
-		}
-	}
-	if s.careful > 0 {
-		s.careful--
-	} else if !careful {
-		return s.group, false, nil
-	}
-	if err := s.writer.run("SAVEPOINT one"); err != nil {
-		return s.group, false, staunch.Transient(fmt.Errorf("beginning a transaction: %w", err))
-	}
-	return s.group, true, nil
-}
-
-// undo rolls the present transaction back and leaves the group's as it is. When
-// it cannot, the group must not be committed: there is no savepoint, or SQLite
-// has ended the group's transaction as a whole, as it does when the disk is
-// full.
-func (s *SQLite) undo(saved bool) error {
-	if !saved {
-		s.careful = carefulRuns
-		return errSpoiled
-	}
-	if err := s.writer.run("ROLLBACK TO one"); err != nil {
-		return staunch.Transient(fmt.Errorf("the database ended the transaction: %w", err))
-	}
-	if err := s.writer.run("RELEASE one"); err != nil {
-		return staunch.Transient(fmt.Errorf("ending a transaction: %w", err))
-	}
-	return nil
-}
-
-// leave ends the present transaction's turn: the next joins the group, or, when
-// none waits or the group is full, the group is committed. err means that the
-// group cannot go on.
-func (s *SQLite) leave(g *group, err error) {
-	g.n++
-	if err == nil && g.n < groupCount && g.size < groupBytes && time.Since(g.began) < groupTime && s.turn.give(false) {
 		return
 	}
-	if err == nil {
-		err = s.commit()
+	if !saved {
+		// After an error of SQLite's own, the group's transaction may be gone.
+		if t.wrote || t.broke {
+			if len(g.requests) > 1 {
+				s.careful = carefulRuns
+			}
+			s.finish(errSpoiled)
+		}
+		return
 	}
+	err := s.writer.run("ROLLBACK TO one")
+	if err == nil {
+		err = s.writer.run("RELEASE one")
+	}
+	if err != nil {
+		s.finish(staunch.Transient(fmt.Errorf("the database ended the transaction: %w", err)))
+	}
+}
+
+// finish ends the group: err is what came of its commit, or why there can be
+// none. Only now does anybody learn of anything, their own errors included: a
+// function may have read what others in the group wrote.
+func (s *SQLite) finish(err error) {
+	g := s.group
+	s.group = nil
 	if err != nil {
 		// Often there is nothing left to roll back; then this fails.
 		if rerr := s.writer.run("ROLLBACK"); rerr != nil {
 			s.opts.Log.Debug("rolling back a failed group", "error", rerr)
 		}
 	}
-	g.err = err
-	s.group = nil
-	close(g.done)
-	if g.shreds && err == nil {
-		s.scrub = true
-	}
+	s.scrub = s.scrub || g.shreds && err == nil
 	if s.scrub && s.broken == nil {
 		s.empty()
 	}
-	s.turn.give(true)
+	for _, r := range g.requests {
+		alone := errors.Is(err, errSpoiled) && len(g.requests) == 1 && (r.err != nil || r.panicked || r.exited)
+		if err != nil && !alone {
+			r.err, r.panicked, r.exited = err, false, false
+		}
+		close(r.done)
+	}
 }
 
 func (s *SQLite) commit() error {
@@ -576,12 +651,8 @@ func (s *SQLite) Listen(ctx context.Context, fn func(Change)) error {
 // Close implements store.Store. Updates that already wait are carried out
 // first; later ones fail. A second call does nothing.
 func (s *SQLite) Close() error {
-	if !s.turn.close() {
+	if !s.queue.close() {
 		return nil
-	}
-	if s.group != nil {
-		// The last one left its group to whoever came next.
-		s.leave(s.group, nil)
 	}
 	return s.release()
 }
@@ -614,10 +685,10 @@ func (s *SQLite) release() error {
 
 func (s *SQLite) texts() *texts { return &s.cache }
 
-func (s *SQLite) lane(*tx) (string, error) {
+func (s *SQLite) lane(*tx) (string, *store.Head, error) {
 	n := s.laneNext
 	s.laneNext = (n + 1) % s.opts.Lanes
-	return s.opts.Node + "/" + strconv.Itoa(n), nil
+	return s.opts.Node + "/" + strconv.Itoa(n), nil, nil
 }
 
 // holdSeq counts on from the highest: only one transaction writes at a time.

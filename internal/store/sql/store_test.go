@@ -70,7 +70,7 @@ func TestSQLite(t *testing.T) {
 		s := openLite(t, filepath.Join(t.TempDir(), "staunch.db"))
 		explained := 0
 		for text := range statements {
-			if kind, _, _ := strings.Cut(text, " "); strings.Contains("SELECT UPDATE DELETE", kind) {
+			if kind, _, _ := strings.Cut(text, " "); kind == "SELECT" || kind == "UPDATE" || kind == "DELETE" {
 				plan, err := s.Explain(text)
 				if err != nil {
 					t.Errorf("%s: %v", text, err)

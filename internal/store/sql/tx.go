@@ -17,6 +17,9 @@ import (
 
 // session is a connection inside a transaction.
 type session interface {
+	// later executes a statement before the next that is not later, or before
+	// the commit. Its error comes then; rows, when not nil, is set then.
+	later(ctx context.Context, text string, args []any, rows *int64) error
 	exec(ctx context.Context, text string, args []any) (rows int64, err error)
 	// query calls row for each row; scan reads the row's columns.
 	query(ctx context.Context, text string, args []any, row func(scan func(dest ...any) error) error) error
@@ -24,8 +27,9 @@ type session interface {
 
 // engine is what the two databases do differently inside a transaction.
 type engine interface {
-	// lane gives the lane that the transaction appends to. It is called once.
-	lane(t *tx) (string, error)
+	// lane gives the lane that the transaction appends to, and its head where
+	// that is known without reading it. It is called once.
+	lane(t *tx) (name string, head *store.Head, err error)
 	// holdSeq gives the next sequence of a hold: higher than that of every
 	// transaction that has committed or commits before this one.
 	holdSeq(t *tx) (int64, error)
@@ -114,6 +118,26 @@ func (r *reader) exec(text string, args ...any) (int64, error) {
 		return 0, r.fail(err)
 	}
 	return n, nil
+}
+
+// later executes a statement whose outcome is not needed now; where a statement
+// is a round trip, this one then shares one.
+func (r *reader) later(text string, args ...any) error {
+	return r.laterCounting(nil, text, args...)
+}
+
+func (r *reader) laterCounting(rows *int64, text string, args ...any) error {
+	if r.failed != nil {
+		return r.failed
+	}
+	if err := r.check(args); err != nil {
+		return err
+	}
+	r.wrote = true
+	if err := r.session.later(r.ctx, text, args, rows); err != nil {
+		return r.fail(err)
+	}
+	return nil
 }
 
 // put executes an insertion and tells whether it inserted.

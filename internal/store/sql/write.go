@@ -1,7 +1,6 @@
 package sqlstore
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -24,7 +23,6 @@ type tx struct {
 	onCommit []func()
 	// head is the end of the transaction's lane, once it has appended.
 	head    *store.Head
-	fresh   bool // the lane has no row yet
 	dirty   bool // head is not written yet
 	headSeq int64
 	// shreds says that something was deleted for good.
@@ -85,7 +83,7 @@ func (t *tx) PutEvent(e staunch.Event) (bool, error) {
 		return false, wrap(err, "putting event %s", e.ID)
 	}
 	for _, key := range keysOf(e.Actor) {
-		if _, err := t.exec("INSERT INTO event_actors (ref, at, event) VALUES ($1, $2, $3)", key[0], int64(e.Time), e.ID); err != nil {
+		if err := t.later("INSERT INTO event_actors (ref, at, event) VALUES ($1, $2, $3)", key[0], int64(e.Time), e.ID); err != nil {
 			return false, fmt.Errorf("putting event %s: %w", e.ID, err)
 		}
 	}
@@ -117,7 +115,7 @@ func (t *tx) PutFact(f staunch.Fact) (bool, error) {
 		if body, err = encode(link(l)); err != nil {
 			return false, err
 		}
-		_, err := t.exec("INSERT INTO links (fact, rel, from_ref, to_ref, since, body) VALUES ($1, $2, $3, $4, $5, $6)",
+		err := t.later("INSERT INTO links (fact, rel, from_ref, to_ref, since, body) VALUES ($1, $2, $3, $4, $5, $6)",
 			l.Fact, string(l.Rel), l.From.Key(), l.To.Key(), int64(l.Since), body)
 		if err != nil {
 			return false, fmt.Errorf("putting a link of fact %s: %w", f.ID, err)
@@ -147,22 +145,22 @@ func (t *tx) PutIdentity(i staunch.Identity) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("INSERT INTO identities (name, body) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET body = excluded.body", i.Name, body)
+	err = t.later("INSERT INTO identities (name, body) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET body = excluded.body", i.Name, body)
 	if err == nil {
-		_, err = t.exec("DELETE FROM identity_accounts WHERE identity = $1", i.Name)
+		err = t.later("DELETE FROM identity_accounts WHERE identity = $1", i.Name)
 	}
 	for _, key := range keys {
 		if err == nil {
-			_, err = t.exec("INSERT INTO identity_accounts (ref, identity) VALUES ($1, $2)", key[0], i.Name)
+			err = t.later("INSERT INTO identity_accounts (ref, identity) VALUES ($1, $2)", key[0], i.Name)
 		}
 	}
 	return wrap(err, "putting identity %s", i.Name)
 }
 
 func (t *tx) DeleteIdentity(name string) error {
-	_, err := t.exec("DELETE FROM identity_accounts WHERE identity = $1", name)
+	err := t.later("DELETE FROM identity_accounts WHERE identity = $1", name)
 	if err == nil {
-		_, err = t.exec("DELETE FROM identities WHERE name = $1", name)
+		err = t.later("DELETE FROM identities WHERE name = $1", name)
 	}
 	return wrap(err, "deleting identity %s", name)
 }
@@ -208,22 +206,21 @@ func (t *tx) PutContainment(c staunch.Containment) error {
 	if c.Phase.Open() {
 		unreleased = 1
 		for _, key := range keysOf(append([]staunch.Ref{c.Subject}, c.Names...)) {
-			want = append(want, key[0].(string)) //nolint:errcheck // keysOf makes strings
+			want = append(want, key[0].(string)) // keysOf makes strings
 		}
 	}
-	written, err := t.put(`INSERT INTO containments (id, at, unreleased, generation, body) VALUES ($1, $2, $3, $4, $5)
+	var written int64
+	err = t.laterCounting(&written, `INSERT INTO containments (id, at, unreleased, generation, body) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (id) DO UPDATE SET at = excluded.at, unreleased = excluded.unreleased, generation = excluded.generation, body = excluded.body
 		WHERE containments.generation <= excluded.generation`, c.ID, int64(c.Opened), unreleased, c.Generation, body)
-	if err != nil {
-		return fmt.Errorf("putting containment %s: %w", c.ID, err)
+	if err == nil {
+		err = t.putContainmentRefs(&c, want, &written)
 	}
-	if !written {
-		return fmt.Errorf("putting containment %s: %w: a generation above %d is stored", c.ID, staunch.ErrConflict, c.Generation)
-	}
-	return wrap(t.putContainmentRefs(c.ID, want), "putting containment %s", c.ID)
+	return wrap(err, "putting containment %s", c.ID)
 }
 
-func (t *tx) putContainmentRefs(id string, want []string) error {
+func (t *tx) putContainmentRefs(c *staunch.Containment, want []string, written *int64) error {
+	id := c.ID
 	var have []string
 	err := t.query("SELECT ref FROM containment_refs WHERE containment = $1", []any{id}, func(scan func(...any) error) error {
 		var ref string
@@ -236,16 +233,19 @@ func (t *tx) putContainmentRefs(id string, want []string) error {
 	if err != nil {
 		return err
 	}
+	if *written == 0 { // known since the query
+		return fmt.Errorf("%w: a generation above %d is stored", staunch.ErrConflict, c.Generation)
+	}
 	for _, ref := range have {
 		if !slices.Contains(want, ref) {
-			if _, err := t.exec("DELETE FROM containment_refs WHERE ref = $1 AND containment = $2", ref, id); err != nil {
+			if err := t.later("DELETE FROM containment_refs WHERE ref = $1 AND containment = $2", ref, id); err != nil {
 				return err
 			}
 		}
 	}
 	for _, ref := range want {
 		if !slices.Contains(have, ref) {
-			if _, err := t.exec("INSERT INTO containment_refs (ref, containment) VALUES ($1, $2)", ref, id); err != nil {
+			if err := t.later("INSERT INTO containment_refs (ref, containment) VALUES ($1, $2)", ref, id); err != nil {
 				return err
 			}
 		}
@@ -322,12 +322,12 @@ func (t *tx) PutHold(h staunch.Hold) (staunch.Hold, error) {
 	if err != nil {
 		return staunch.Hold{}, err
 	}
-	_, err = t.exec(`INSERT INTO holds (id, seq, plane, target, active, body) VALUES ($1, $2, $3, $4, $5, $6)
+	err = t.later(`INSERT INTO holds (id, seq, plane, target, active, body) VALUES ($1, $2, $3, $4, $5, $6)
 		ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, plane = excluded.plane, target = excluded.target,
 		active = excluded.active, body = excluded.body`, h.ID, h.Seq, string(h.Plane), target, active, body)
 	for _, c := range h.Claims {
 		if err == nil {
-			_, err = t.exec("INSERT INTO hold_claims (containment, hold) VALUES ($1, $2) ON CONFLICT (containment, hold) DO NOTHING", c, h.ID)
+			err = t.later("INSERT INTO hold_claims (containment, hold) VALUES ($1, $2) ON CONFLICT (containment, hold) DO NOTHING", c, h.ID)
 		}
 	}
 	if err != nil {
@@ -342,19 +342,19 @@ func (t *tx) PutTimer(m store.Timer) error {
 		return err
 	}
 	t.change.Work = true
-	_, err := t.exec(`INSERT INTO timers (id, due, kind, about) VALUES ($1, $2, $3, $4)
+	err := t.later(`INSERT INTO timers (id, due, kind, about) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (id) DO UPDATE SET due = excluded.due, kind = excluded.kind, about = excluded.about`,
 		m.ID, int64(m.Due), m.Kind, m.About)
 	return wrap(err, "putting timer %s", m.ID)
 }
 
 func (t *tx) DeleteTimer(id string) error {
-	_, err := t.exec("DELETE FROM timers WHERE id = $1", id)
+	err := t.later("DELETE FROM timers WHERE id = $1", id)
 	return wrap(err, "deleting timer %s", id)
 }
 
 func (t *tx) PutCursor(name, value string) error {
-	_, err := t.exec("INSERT INTO cursors (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+	err := t.later("INSERT INTO cursors (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
 		name, []byte(value))
 	return wrap(err, "putting cursor %s", name)
 }
@@ -378,13 +378,13 @@ func (t *tx) Reserve(name string, limit, keep int, useKept bool) (bool, error) {
 	first := int64(min(places, 1))
 	inserted, err := t.put("INSERT INTO caps (name, used, lim) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING", name, first, int64(limit))
 	if err == nil && !inserted {
-		_, err = t.exec("UPDATE caps SET lim = $2 WHERE name = $1 AND lim <> $2", name, int64(limit))
+		err = t.later("UPDATE caps SET lim = $2 WHERE name = $1 AND lim <> $2", name, int64(limit))
 	}
 	return inserted && first == 1 && err == nil, wrap(err, "reserving %s", name)
 }
 
 func (t *tx) GiveBack(name string) error {
-	_, err := t.exec("UPDATE caps SET used = used - 1 WHERE name = $1 AND used > 0", name)
+	err := t.later("UPDATE caps SET used = used - 1 WHERE name = $1 AND used > 0", name)
 	return wrap(err, "giving back %s", name)
 }
 
@@ -396,7 +396,7 @@ func (t *tx) PutBreaker(b store.Breaker) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("INSERT INTO breakers (scope, body) VALUES ($1, $2) ON CONFLICT (scope) DO UPDATE SET body = excluded.body", b.Scope, body)
+	err = t.later("INSERT INTO breakers (scope, body) VALUES ($1, $2) ON CONFLICT (scope) DO UPDATE SET body = excluded.body", b.Scope, body)
 	return wrap(err, "putting breaker %s", b.Scope)
 }
 
@@ -421,13 +421,13 @@ func (t *tx) PutToken(k store.Token) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("INSERT INTO tokens (id, hash, body) VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE SET hash = excluded.hash, body = excluded.body",
+	err = t.later("INSERT INTO tokens (id, hash, body) VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE SET hash = excluded.hash, body = excluded.body",
 		k.ID, k.Hash, body)
 	return wrap(err, "putting token %s", k.ID)
 }
 
 func (t *tx) DeleteToken(id string) error {
-	_, err := t.exec("DELETE FROM tokens WHERE id = $1", id)
+	err := t.later("DELETE FROM tokens WHERE id = $1", id)
 	return wrap(err, "deleting token %s", id)
 }
 
@@ -435,9 +435,9 @@ func (t *tx) PutBundle(b store.Bundle, activate bool) error {
 	if err := need("bundle", b.Hash); err != nil {
 		return err
 	}
-	_, err := t.exec("INSERT INTO bundles (hash, made, body) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING", b.Hash, int64(b.Made), nonNil(b.Body))
+	err := t.later("INSERT INTO bundles (hash, made, body) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING", b.Hash, int64(b.Made), nonNil(b.Body))
 	if err == nil && activate {
-		_, err = t.exec("INSERT INTO active_bundle (one, hash) VALUES (1, $1) ON CONFLICT (one) DO UPDATE SET hash = excluded.hash", b.Hash)
+		err = t.later("INSERT INTO active_bundle (one, hash) VALUES (1, $1) ON CONFLICT (one) DO UPDATE SET hash = excluded.hash", b.Hash)
 	}
 	return wrap(err, "putting bundle %s", b.Hash)
 }
@@ -456,7 +456,7 @@ func (t *tx) PutSealed(id string, blob []byte) error {
 	if err := need("sealed value", id); err != nil {
 		return err
 	}
-	_, err := t.exec("INSERT INTO sealed (id, blob) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING", id, nonNil(blob))
+	err := t.later("INSERT INTO sealed (id, blob) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING", id, nonNil(blob))
 	return wrap(err, "putting sealed value %s", id)
 }
 
@@ -465,7 +465,7 @@ func (t *tx) PutSecret(ref staunch.Ref, until staunch.Time, blob []byte) error {
 	if err := ref.Validate(); err != nil {
 		return fmt.Errorf("putting a secret: %w", err)
 	}
-	_, err := t.exec(`INSERT INTO secrets (ref, until, blob) VALUES ($1, $2, $3)
+	err := t.later(`INSERT INTO secrets (ref, until, blob) VALUES ($1, $2, $3)
 		ON CONFLICT (ref) DO UPDATE SET until = excluded.until WHERE secrets.until <> 0 AND (excluded.until = 0 OR excluded.until > secrets.until)`,
 		ref.Key(), int64(until), nonNil(blob))
 	return wrap(err, "putting the secret of %s", ref)
@@ -501,16 +501,9 @@ func (t *tx) AppendRecord(rec staunch.Record) (staunch.Record, error) {
 		return staunch.Record{}, fmt.Errorf("appending a record: %w", t.failed)
 	}
 	if t.head == nil {
-		lane, err := t.engine.lane(t)
-		if err != nil {
+		if err := t.takeLane(); err != nil {
 			return staunch.Record{}, fmt.Errorf("appending a record: %w", err)
 		}
-		h := store.Head{Lane: lane}
-		found, err := t.optional("the head of lane "+lane, "SELECT seq, hash FROM lanes WHERE lane = $1", []any{lane}, &h.Seq, &h.Hash)
-		if err != nil {
-			return staunch.Record{}, fmt.Errorf("appending a record: %w", err)
-		}
-		t.head, t.fresh, t.headSeq = &h, !found, h.Seq
 	}
 	rec.V, rec.Lane, rec.Seq, rec.Prev, rec.Hash = staunch.Version, t.head.Lane, t.head.Seq+1, t.head.Hash, ""
 	hash, err := t.chain.Hash(rec.Prev, rec)
@@ -518,7 +511,7 @@ func (t *tx) AppendRecord(rec staunch.Record) (staunch.Record, error) {
 		return staunch.Record{}, fmt.Errorf("hashing record %d of lane %s: %w", rec.Seq, rec.Lane, err)
 	}
 	rec.Hash = hash
-	_, err = t.exec(`INSERT INTO records (lane, seq, v, at, kind, actor, about, body, prev, hash)
+	err = t.later(`INSERT INTO records (lane, seq, v, at, kind, actor, about, body, prev, hash)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 		rec.Lane, rec.Seq, int64(rec.V), int64(rec.Time), string(rec.Kind), rec.Actor, rec.About, nonNil(rec.Body), rec.Prev, rec.Hash)
 	if err != nil {
@@ -528,31 +521,38 @@ func (t *tx) AppendRecord(rec staunch.Record) (staunch.Record, error) {
 	return rec, nil
 }
 
-var errHeadMoved = errors.New("another process appends to this node's lane: every process needs a node name of its own")
+// takeLane gets the lane that the transaction appends to.
+func (t *tx) takeLane() error {
+	lane, head, err := t.engine.lane(t)
+	if err != nil {
+		return err
+	}
+	if head == nil {
+		head = &store.Head{Lane: lane}
+		_, err := t.optional("the head of lane "+lane, "SELECT seq, hash FROM lanes WHERE lane = $1", []any{lane}, &head.Seq, &head.Hash)
+		if err != nil {
+			return err
+		}
+	}
+	t.head, t.headSeq = head, head.Seq
+	return nil
+}
 
 // writeHead moves the lane's head on, on the condition that it stands where it
-// was read.
+// was read. Should it not, because another process uses this node's name, then
+// (lane, seq) of the records is taken as well, and the transaction fails.
 func (t *tx) writeHead() error {
 	if !t.dirty {
 		return nil
 	}
 	h := t.head
-	var moved bool
-	var err error
-	if t.fresh {
-		moved, err = t.put("INSERT INTO lanes (lane, seq, hash, at) VALUES ($1, $2, $3, $4) ON CONFLICT (lane) DO NOTHING",
-			h.Lane, h.Seq, h.Hash, int64(h.Time))
-	} else {
-		moved, err = t.put("UPDATE lanes SET seq = $2, hash = $3, at = $4 WHERE lane = $1 AND seq = $5",
-			h.Lane, h.Seq, h.Hash, int64(h.Time), t.headSeq)
-	}
+	err := t.later(`INSERT INTO lanes (lane, seq, hash, at) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (lane) DO UPDATE SET seq = excluded.seq, hash = excluded.hash, at = excluded.at WHERE lanes.seq = $5`,
+		h.Lane, h.Seq, h.Hash, int64(h.Time), t.headSeq)
 	if err != nil {
 		return fmt.Errorf("moving the head of lane %s: %w", h.Lane, err)
 	}
-	if !moved {
-		return t.fail(fmt.Errorf("moving the head of lane %s: %w", h.Lane, errHeadMoved))
-	}
-	t.fresh, t.dirty, t.headSeq = false, false, h.Seq
+	t.dirty, t.headSeq = false, h.Seq
 	return nil
 }
 
@@ -566,7 +566,7 @@ func (t *tx) PutNotice(n store.Notice) error {
 		return err
 	}
 	t.change.Work = true
-	_, err = t.exec(`INSERT INTO notices (id, due, done, body) VALUES ($1, $2, $3, $4)
+	err = t.later(`INSERT INTO notices (id, due, done, body) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (id) DO UPDATE SET due = excluded.due, done = excluded.done, body = excluded.body`,
 		n.ID, int64(n.Due), int64(n.Done), body)
 	return wrap(err, "putting notice %s", n.ID)
@@ -581,12 +581,12 @@ func (t *tx) PutParked(p store.Parked) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("INSERT INTO parked (id, body, raw) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING", p.ID, body, nonNil(p.Raw))
+	err = t.later("INSERT INTO parked (id, body, raw) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING", p.ID, body, nonNil(p.Raw))
 	return wrap(err, "parking record %s", p.ID)
 }
 
 func (t *tx) DeleteParked(id string) error {
-	_, err := t.exec("DELETE FROM parked WHERE id = $1", id)
+	err := t.later("DELETE FROM parked WHERE id = $1", id)
 	return wrap(err, "deleting parked record %s", id)
 }
 
@@ -616,6 +616,6 @@ func (t *tx) Lease(name, owner string, ttl time.Duration) (int64, bool, error) {
 // it, nothing happens.
 func (t *tx) ReleaseLease(name, owner string) error {
 	// An owner of "" makes the generation rise whoever takes it next.
-	_, err := t.exec("UPDATE leases SET owner = '', until = 0 WHERE name = $1 AND owner = $2", name, owner)
+	err := t.later("UPDATE leases SET owner = '', until = 0 WHERE name = $1 AND owner = $2", name, owner)
 	return wrap(err, "releasing lease %s", name)
 }

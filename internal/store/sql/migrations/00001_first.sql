@@ -183,7 +183,7 @@ CREATE TABLE records (
     prev  {text} NOT NULL,
     hash  {text} NOT NULL,
     PRIMARY KEY (lane, seq)
-);
+) {clustered};
 CREATE INDEX records_about ON records (about, at, lane, seq);
 
 CREATE TABLE lanes (
@@ -191,7 +191,7 @@ CREATE TABLE lanes (
     seq  BIGINT NOT NULL,
     hash {text} NOT NULL,
     at   BIGINT NOT NULL
-);
+) {clustered};
 
 CREATE TABLE notices (
     id   {text} NOT NULL PRIMARY KEY,

@@ -1,0 +1,321 @@
+package offline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/app"
+	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/detect/sigma"
+	"github.com/staunch-project/staunch/internal/format"
+	"github.com/staunch-project/staunch/internal/ingest/pipeline"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// Explained says why, and why not, of one record.
+type Explained struct {
+	V      int    `json:"v"`
+	Record int    `json:"record"`
+	Error  string `json:"error,omitempty"`
+	// Time, Operation, Outcome and Actor are the record's keys.
+	Time      staunch.Time     `json:"time,omitempty"`
+	Operation string           `json:"operation,omitempty"`
+	Outcome   staunch.Outcome  `json:"outcome,omitempty"`
+	Actor     []staunch.Ref    `json:"actor,omitempty"`
+	Logsource *sigma.Logsource `json:"logsource,omitempty"`
+	Rules     []RuleWhy        `json:"rules,omitempty"`
+	Signals   []staunch.Signal `json:"signals,omitempty"`
+	// NoSignal says why a rule matched and nobody is accused.
+	NoSignal string `json:"no_signal,omitempty"`
+	// Subjects has what policy makes of each accused ref and what it belongs to.
+	Subjects []SubjectWhy `json:"subjects,omitempty"`
+}
+
+// RuleWhy says why a rule matched or not.
+type RuleWhy struct {
+	Rule    string `json:"rule"`
+	Title   string `json:"title"`
+	Matched bool   `json:"matched"`
+	// Why has the parts that decided: for a match those that held, otherwise
+	// those that did not.
+	Why []string `json:"why"`
+	// Explanation is the whole tree.
+	Explanation *sigma.Explanation `json:"explanation,omitempty"`
+}
+
+// SubjectWhy says what policy makes of a subject.
+type SubjectWhy struct {
+	Subject   staunch.Ref          `json:"subject"`
+	Identity  staunch.Identity     `json:"identity"`
+	Suspicion staunch.Suspicion    `json:"suspicion"`
+	Outcome   decide.Outcome       `json:"outcome"`
+	Policies  []decide.PolicyTrace `json:"policies"`
+	Decision  *staunch.Decision    `json:"decision,omitempty"`
+}
+
+// ExplainOptions say what is explained and how far.
+type ExplainOptions struct {
+	Source *pipeline.Source
+	In     io.Reader
+	Mode   staunch.Mode
+	// AllRules explains the rules of other log sources as well.
+	AllRules bool
+}
+
+// Explain says, record by record, which rules matched and why not, what the
+// signals accuse, and what policy makes of it. Evidence adds up over the input,
+// as it would if the records came one after the other.
+func Explain(ctx context.Context, s *app.Setup, o ExplainOptions, emit func(Explained) error) (err error) {
+	b, err := newBench(ctx, s, o.Mode)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	rd, err := reader(o.In, o.Source.Format)
+	if err != nil {
+		return err
+	}
+	bad := false
+	for {
+		rec, err := rd.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("reading records: %w", err)
+		}
+		x := Explained{V: staunch.Version, Record: rec.Number}
+		err = rec.Err
+		var keys staunch.Keys
+		if err == nil {
+			keys, err = o.Source.Format.Keys(rec.Doc, format.Env{Source: o.Source.Name, Realm: o.Source.Realm})
+		}
+		if err != nil {
+			bad = true
+			x.Error = err.Error()
+			if err := emit(x); err != nil {
+				return err
+			}
+			continue
+		}
+		x.Time, x.Operation, x.Outcome, x.Actor = keys.Time, keys.Operation, keys.Outcome, keys.Actor
+		ls := o.Source.Format.Logsource(rec.Doc)
+		l := sigma.Logsource{Product: ls.Product, Category: ls.Category, Service: ls.Service, All: ls.All}
+		x.Logsource = &l
+		for i, r := range s.Bundle.Rules.Rules() {
+			if !l.Covers(r.Logsource) {
+				if o.AllRules {
+					x.Rules = append(x.Rules, RuleWhy{Rule: r.ID, Title: r.Title, Why: []string{fmt.Sprintf("it is for log source %+v", r.Logsource)}})
+				}
+				continue
+			}
+			ex := s.Bundle.Rules.Explain(rec.Doc, i)
+			x.Rules = append(x.Rules, RuleWhy{Rule: r.ID, Title: r.Title, Matched: ex.Matched, Why: deciding(ex), Explanation: ex})
+		}
+		at := keys.Time
+		rep, err := b.feed(ctx, o.Source, at, rec.Doc.Raw())
+		if err != nil {
+			return fmt.Errorf("record %d: %w", rec.Number, err)
+		}
+		for _, r := range rep.Rejected {
+			bad = true
+			x.Error = r.Error
+		}
+		x.Signals = append(x.Signals, b.signals...)
+		if len(x.Signals) == 0 && matchedAny(x.Rules) {
+			x.NoSignal = whyNobody(o.Source, keys, rep)
+		}
+		if err := b.subjects(ctx, &x); err != nil {
+			return err
+		}
+		if err := emit(x); err != nil {
+			return err
+		}
+	}
+	if bad {
+		return ErrBadRecords
+	}
+	return nil
+}
+
+func matchedAny(rules []RuleWhy) bool {
+	for _, r := range rules {
+		if r.Matched {
+			return true
+		}
+	}
+	return false
+}
+
+func whyNobody(src *pipeline.Source, keys staunch.Keys, rep pipeline.Report) string {
+	switch {
+	case rep.Duplicates > 0:
+		return "the same record came before; its signals stand"
+	case len(keys.Actor) == 0:
+		return "the record names nobody that the rule could accuse"
+	default:
+		return fmt.Sprintf("none of the record's refs is of a kind that the rule accuses, on a realm that source %s may accuse", src.Name)
+	}
+}
+
+// deciding returns the items that made the rule match or not, a line each.
+func deciding(ex *sigma.Explanation) []string {
+	var out []string
+	var walk func(n *sigma.ExplainNode, selection string)
+	walk = func(n *sigma.ExplainNode, selection string) {
+		if n == nil || len(out) >= 20 {
+			return
+		}
+		if n.Selection != "" {
+			selection = n.Selection
+		}
+		if n.Op == "item" && n.Result == ex.Matched {
+			found := "absent"
+			if n.Present {
+				found = strings.Join(n.Found, ", ")
+			}
+			field := n.Field
+			if field == "" {
+				field = "keyword"
+			}
+			if n.Modifier != "" {
+				field += "|" + n.Modifier
+			}
+			verdict := "does not hold"
+			if n.Result {
+				verdict = "holds"
+			}
+			out = append(out, fmt.Sprintf("%s: %s wants %s, found %s: %s (%s:%d)", selection, field, strings.Join(n.Wanted, " or "), found, verdict, ex.Path, n.Line))
+		}
+		for _, c := range n.Children {
+			walk(c, selection)
+		}
+	}
+	walk(ex.Tree, "")
+	return out
+}
+
+// subjects says what policy makes of the accused refs.
+func (b *bench) subjects(ctx context.Context, x *Explained) error {
+	seen := map[staunch.Ref]bool{}
+	for _, sg := range x.Signals {
+		if seen[sg.Accused] {
+			continue
+		}
+		seen[sg.Accused] = true
+		var refs []staunch.Ref
+		err := b.store.View(ctx, func(r store.Reader) error {
+			res, err := b.pipe.Resolve(r, sg.Accused)
+			refs = append([]staunch.Ref{sg.Accused}, res.Up...)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, ref := range refs {
+			if ref != sg.Accused && seen[ref] {
+				continue
+			}
+			seen[ref] = true
+			var w SubjectWhy
+			err := b.store.View(ctx, func(r store.Reader) error {
+				res, err := b.pipe.Resolve(r, ref)
+				if err != nil {
+					return err
+				}
+				a, out, in, err := b.pipe.Judge(r, ref)
+				if err != nil {
+					return err
+				}
+				w = SubjectWhy{Subject: ref, Identity: res.Identity, Suspicion: a.Enforce, Outcome: out, Policies: b.pipe.Bundle().Policy.Explain(in)}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			for i := range b.decisions {
+				if b.decisions[i].Subject == ref {
+					d := b.decisions[i]
+					w.Decision = &d
+				}
+			}
+			x.Subjects = append(x.Subjects, w)
+		}
+	}
+	return nil
+}
+
+// Text writes an explanation for people.
+func (x Explained) Text(w io.Writer) {
+	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+	p("record %d: %s %s (%s)", x.Record, x.Time, x.Operation, x.Outcome)
+	if x.Error != "" {
+		p("  cannot be used: %s", x.Error)
+		return
+	}
+	for _, a := range x.Actor {
+		p("  actor %s", a)
+	}
+	if len(x.Rules) == 0 {
+		p("  no rule is for its log source")
+	}
+	for _, r := range x.Rules {
+		mark := "did not match"
+		if r.Matched {
+			mark = "MATCHED"
+		}
+		p("  rule %s (%s) %s", r.Rule, r.Title, mark)
+		for _, line := range r.Why {
+			p("    %s", line)
+		}
+	}
+	if x.NoSignal != "" {
+		p("  no signal: %s", x.NoSignal)
+	}
+	for _, s := range x.Signals {
+		p("  signal: accuses %s with confidence %.2f, at most %s alone (%s, mode %s)", s.Accused, s.Confidence, s.Ceiling, s.Standing, s.Mode)
+	}
+	for _, s := range x.Subjects {
+		p("  subject %s, identity %s (%s)", s.Subject, s.Identity.Name, s.Identity.Kind)
+		p("    suspicion %.2f", s.Suspicion.Confidence)
+		for _, c := range s.Suspicion.Reasons {
+			why := ""
+			if c.Why != "" {
+				why = ": " + c.Why
+			}
+			p("      %.2f from %s (source %s)%s", c.Weight, c.Rule, c.Source, why)
+		}
+		for _, t := range s.Policies {
+			mark := "passed over"
+			switch {
+			case t.Chosen:
+				mark = "DECIDED"
+			case t.Matched:
+				mark = "matched, outranked"
+			}
+			p("    policy %s %s%s", t.Policy, mark, because(t.Why))
+		}
+		for _, r := range s.Outcome.Reasons {
+			p("    %s", r)
+		}
+		if d := s.Decision; d != nil {
+			p("    => %s at tier %s of %s, playbook %s", d.Verdict, d.Tier, d.Scope, d.Playbook)
+			for _, r := range d.Reasons {
+				p("       %s", r)
+			}
+		} else {
+			p("    => %s, tier %s", s.Outcome.Verdict, s.Outcome.Tier)
+		}
+	}
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
+}

@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/api"
+	"github.com/staunch-project/staunch/internal/api/client"
+)
+
+// changed prints a case after a change.
+func (g *globals) changed(ch api.Changed) error {
+	return g.print(ch, func(w io.Writer) {
+		con := ch.Containment
+		line := fmt.Sprintf("%s is %s", con.ID, con.Phase)
+		if con.WindowEnds != 0 {
+			line += ", its window ends " + shortTime(con.WindowEnds)
+		}
+		if con.Expires != 0 && con.Phase.Open() && con.Phase != staunch.PhaseReleasing {
+			line += ", it runs out " + shortTime(con.Expires)
+		}
+		row(w, line)
+	})
+}
+
+func newReleaseCmd(g *globals) *cobra.Command {
+	var req api.ReleaseRequest
+	cmd := &cobra.Command{
+		Use:   "release ID --reason TEXT",
+		Short: "Release a containment: put back what was there",
+		Long: `Release a containment: what it took away is put back, where nobody else changed
+it meanwhile.
+
+Where that would bring a possibly stolen secret back to life, nothing is done
+until you say that the secret was replaced first (--rotated), or confirm that it
+may work again (--revive).`,
+		Example: `  staunch release con_0123456789abcdef0123 --reason "a false alarm" --rotated
+  staunch release con_0123456789abcdef0123 --reason "never left the laptop" --revive`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return g.release(cmd, args[0], req, (*client.Client).Release)
+		},
+	}
+	releaseFlags(g, cmd, &req)
+	return cmd
+}
+
+func newClearCmd(g *globals) *cobra.Command {
+	var req api.ReleaseRequest
+	cmd := &cobra.Command{
+		Use:   "clear ID --reason TEXT",
+		Short: "End a verification window in the subject's favour",
+		Long: `End a verification window in the subject's favour: the case is released without
+its further stages, under the same rule about stolen secrets as release.`,
+		Example: `  staunch clear con_0123456789abcdef0123 --reason "it was the backup job"`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return g.release(cmd, args[0], req, (*client.Client).Clear)
+		},
+	}
+	releaseFlags(g, cmd, &req)
+	return cmd
+}
+
+func releaseFlags(g *globals, cmd *cobra.Command, req *api.ReleaseRequest) {
+	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for people and the record (needed)")
+	cmd.Flags().BoolVar(&req.Revive, "revive", false, "secrets that may be stolen may work again")
+	cmd.Flags().BoolVar(&req.Rotated, "rotated", false, "the secrets were replaced first")
+	yesFlag(g, cmd)
+}
+
+type releaser = func(*client.Client, context.Context, string, api.ReleaseRequest) (api.Changed, error)
+
+func (g *globals) release(cmd *cobra.Command, id string, req api.ReleaseRequest, do releaser) error {
+	if strings.TrimSpace(req.Reason) == "" {
+		return usagef("--reason is missing: others will want to know why")
+	}
+	return g.withClient(func(c *client.Client) error {
+		if req.Revive {
+			if err := g.confirm("Release %s, and let secrets that may be stolen work again?", id); err != nil {
+				return err
+			}
+		}
+		ch, err := do(c, cmd.Context(), id, req)
+		var ce *client.Error
+		if errors.As(err, &ce) && ce.Code == api.CodeRevives {
+			return &exitError{code: ExitConflict, err: err, hint: "replace the secrets first and say --rotated, or confirm that they may work again with --revive"}
+		}
+		if err != nil {
+			return err
+		}
+		return g.changed(ch)
+	})
+}
+
+func newAdvanceCmd(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "advance ID",
+		Short:   "Cut a verification window short: the next stage begins now",
+		Example: `  staunch advance con_0123456789abcdef0123`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return g.withClient(func(c *client.Client) error {
+				if err := g.confirm("Begin the next stage of %s now? Some of it may not be undone.", args[0]); err != nil {
+					return err
+				}
+				ch, err := c.Advance(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return g.changed(ch)
+			})
+		},
+	}
+	yesFlag(g, cmd)
+	return cmd
+}
+
+func newExtendCmd(g *globals) *cobra.Command {
+	var by time.Duration
+	cmd := &cobra.Command{
+		Use:     "extend ID --by DURATION",
+		Short:   "Put the end of a window, or of the case, off",
+		Long:    "Put the end of the case's verification window off, or outside of one the case's expiry.",
+		Example: `  staunch extend con_0123456789abcdef0123 --by 2h`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if by <= 0 {
+				return usagef("--by must be more than zero, such as 2h")
+			}
+			return g.withClient(func(c *client.Client) error {
+				ch, err := c.Extend(cmd.Context(), args[0], by)
+				if err != nil {
+					return err
+				}
+				return g.changed(ch)
+			})
+		},
+	}
+	cmd.Flags().DurationVar(&by, "by", 0, "by how much, such as 30m (needed)")
+	return cmd
+}
+
+func newApproveCmd(g *globals) *cobra.Command {
+	var hash string
+	cmd := &cobra.Command{
+		Use:   "approve ID",
+		Short: "Let a containment that waits for a person go on",
+		Long: `Let a containment that waits for a person go on. You approve its scope: the
+subjects, how far it may go from them, and how much it may take away. At a
+terminal the scope is shown and you are asked; a script gives the hash of the
+scope that was shown elsewhere. Nobody approves what they asked for themselves.`,
+		Example: `  staunch approve con_0123456789abcdef0123
+  staunch approve con_0123456789abcdef0123 --scope-hash sha256:…`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return g.withClient(func(c *client.Client) error {
+				if hash == "" {
+					if !g.terminal() {
+						return &exitError{code: ExitUsage, err: errors.New("--scope-hash is missing"), hint: "staunch show " + args[0] + " shows the scope and its hash"}
+					}
+					cs, err := c.Containment(cmd.Context(), args[0])
+					if err != nil {
+						return err
+					}
+					if err := g.printTo(g.stderr, func(w io.Writer) { writeScope(w, cs) }); err != nil {
+						return err
+					}
+					if err := g.ask("Approve this?"); err != nil {
+						return err
+					}
+					hash = cs.ScopeHash
+				}
+				ch, err := c.Approve(cmd.Context(), args[0], hash)
+				if err != nil {
+					return err
+				}
+				return g.changed(ch)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&hash, "scope-hash", "", "the hash of the scope that you saw")
+	return cmd
+}

@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/api"
+	"github.com/staunch-project/staunch/internal/api/client"
+)
+
+// containFlags are those of plan and contain.
+type containFlags struct {
+	tier, playbook, reason, key string
+	expiry                      time.Duration
+}
+
+func (f *containFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.tier, "tier", "isolate", "how much to take away: restrict, isolate or revoke")
+	cmd.Flags().StringVar(&f.playbook, "playbook", "", "the stages to go through; the tier chooses when it is not given")
+	cmd.Flags().DurationVar(&f.expiry, "expiry", 0, "when the case runs out, such as 4h; the playbook says when it is not given")
+}
+
+func (f *containFlags) request(arg string) (api.ContainRequest, error) {
+	ref, err := parseRef(arg)
+	if err != nil {
+		return api.ContainRequest{}, err
+	}
+	tier, err := staunch.ParseTier(f.tier)
+	if err != nil {
+		return api.ContainRequest{}, usagef("--tier %q is not restrict, isolate or revoke", f.tier)
+	}
+	if f.expiry < 0 {
+		return api.ContainRequest{}, usagef("--expiry must not be negative")
+	}
+	return api.ContainRequest{Subject: ref, Tier: tier, Playbook: f.playbook, Reason: f.reason, Key: f.key, Expiry: staunch.Duration(f.expiry)}, nil
+}
+
+func parseRef(arg string) (staunch.Ref, error) {
+	ref, err := staunch.ParseRef(arg)
+	if err != nil {
+		return ref, &exitError{
+			code: ExitUsage, err: fmt.Errorf("%q is not a subject: %s", arg, strings.TrimPrefix(err.Error(), staunch.ErrInvalid.Error()+": ")),
+			hint: "a subject is kind:realm:scheme:value, such as account:pg/main:role:app_rw, or identity:NAME",
+		}
+	}
+	return ref, nil
+}
+
+func newContainCmd(g *globals) *cobra.Command {
+	var f containFlags
+	cmd := &cobra.Command{
+		Use:   "contain SUBJECT --reason TEXT",
+		Short: "Contain a subject by hand",
+		Long: `Contain a subject by hand: the fast plane denies it at once, and the platforms
+follow as the playbook says. An open case on the same subject is raised instead.
+
+See first what it would do with staunch plan.`,
+		Example: `  staunch contain account:pg/main:role:app_rw --reason "password on a paste site"
+  staunch contain identity:billing --tier revoke --reason "INC-42" --key INC-42 --yes
+  staunch contain credential:oauth/main:token:sha256:9f86… --expiry 4h --reason drill`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req, err := f.request(args[0])
+			if err != nil {
+				return err
+			}
+			if strings.TrimSpace(req.Reason) == "" {
+				return usagef("--reason is missing: others will want to know why")
+			}
+			if req.Key == "" {
+				req.Key = rand.Text()
+			}
+			return g.withClient(func(c *client.Client) error {
+				if req.Tier == staunch.TierRevoke {
+					if err := g.confirm("Contain %s at tier revoke? Some of that cannot be undone.", req.Subject); err != nil {
+						return err
+					}
+				}
+				o, err := c.Contain(cmd.Context(), req)
+				if err != nil {
+					return err
+				}
+				return g.print(o, func(w io.Writer) {
+					what := "is open already"
+					switch {
+					case o.Created:
+						what = "opened"
+					case o.Raised:
+						what = "raised"
+					}
+					con := o.Containment
+					row(w, fmt.Sprintf("%s %s: %s, %s, tier %s", con.ID, what, con.Subject, con.Phase, con.Tier))
+					if con.Phase == staunch.PhaseApproval {
+						row(w, "It waits for another person: staunch approve "+con.ID)
+					} else {
+						row(w, "See what becomes of it: staunch show "+con.ID)
+					}
+				})
+			})
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&f.reason, "reason", "", "why, for people and the record (needed)")
+	cmd.Flags().StringVar(&f.key, "key", "", "a key of your own: the same subject and key again are the same case")
+	yesFlag(g, cmd)
+	return cmd
+}
+
+func newPlanCmd(g *globals) *cobra.Command {
+	var f containFlags
+	cmd := &cobra.Command{
+		Use:   "plan SUBJECT",
+		Short: "Show what a containment would do, and change nothing",
+		Long: `Show what containing a subject would do now. The platforms are read, nothing is
+changed. It shows the playbook's first stage; later ones are planned when their
+time comes.`,
+		Example: `  staunch plan account:pg/main:role:app_rw
+  staunch plan identity:billing --tier revoke -o json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.reason = "plan"
+			req, err := f.request(args[0])
+			if err != nil {
+				return err
+			}
+			return g.withClient(func(c *client.Client) error {
+				d, err := c.Plan(cmd.Context(), req)
+				if err != nil {
+					return err
+				}
+				return g.print(d, func(w io.Writer) { writeDraft(w, d) })
+			})
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func writeDraft(w io.Writer, d api.Draft) {
+	field(w, "tier", d.Tier)
+	field(w, "playbook", d.Playbook)
+	for i, r := range d.Roots {
+		field(w, []string{"subject", ""}[min(i, 1)], r)
+	}
+	for i, r := range d.Derived {
+		field(w, []string{"derived", ""}[min(i, 1)], r)
+	}
+	if len(d.Deny) > 0 {
+		field(w, "fast plane denies", d.Deny)
+	}
+	heading(w, fmt.Sprintf("%d steps", len(d.Items)))
+	if len(d.Items) > 0 {
+		row(w, "VERB", "TARGET", "NOW", "CALL", "UNDO")
+		for _, it := range d.Items {
+			undo := it.Intent.Undo
+			if it.Intent.Revives {
+				undo += " (revives a possibly stolen secret)"
+			}
+			row(w, it.Intent.Verb, it.Intent.Target, it.Found, it.Intent.Call, undo)
+		}
+	}
+	if len(d.Gaps) > 0 {
+		heading(w, "What cannot be done")
+		for _, gap := range d.Gaps {
+			more := ""
+			if !gap.Widen.IsZero() {
+				more = "; " + gap.Widen.String() + " would cover it"
+			}
+			row(w, gap.Ref, gap.Reason+more)
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/app"
+	"github.com/staunch-project/staunch/internal/app/offline"
+	"github.com/staunch-project/staunch/internal/detect/sigma"
+)
+
+func newMatchCmd(*globals) *cobra.Command {
+	var rules, source, mapping, logsource string
+	var placeholders []string
+	cmd := &cobra.Command{
+		Use:   "match --rules PATH --source NAME [FILE|-]",
+		Short: "Evaluate Sigma rules on records, one line per record",
+		Long: `Evaluate the Sigma rules of a file or folder on records. For each record one
+line {"record":N,"rules":[ids...]} is printed; a broken record gives
+{"record":N,"error":...}, and the exit code is 3 at the end. A rule without id is
+named by its path and title. NAME is a format's name; json evaluates every rule
+whatever its log source, unless --logsource narrows it.
+
+Rules that are not supported are named on standard error with file and line.`,
+		Example: `  staunch match --rules rules/ --source aws.cloudtrail events.ndjson
+  staunch match --rules rule.yml --source json --logsource product=github,service=audit -`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := app.NewFormat(source, mapping)
+			if err != nil {
+				return err
+			}
+			values, err := parsePlaceholders(placeholders)
+			if err != nil {
+				return err
+			}
+			ls, err := parseLogsource(logsource)
+			if err != nil {
+				return err
+			}
+			loaded, refused := sigma.LoadPath(rules, sigma.Options{Placeholders: values})
+			for _, e := range refused {
+				fmt.Fprintln(cmd.ErrOrStderr(), "refused:", e)
+			}
+			if len(loaded) == 0 {
+				return &staunch.Problem{Place: rules, Reason: "has no rule that can be used"}
+			}
+			set, err := sigma.Compile(loaded)
+			if err != nil {
+				return fmt.Errorf("compiling the rules: %w", err)
+			}
+			in, err := openInput(cmd, args)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = in.Close() }() // read only
+			return offline.Match(set, f, ls, in, cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().StringVar(&rules, "rules", "", "a rule file or a folder of rules")
+	cmd.Flags().StringVar(&source, "source", "", "the records' format")
+	cmd.Flags().StringVar(&mapping, "mapping", "", "the mapping file, for format generic")
+	cmd.Flags().StringVar(&logsource, "logsource", "", "evaluate the rules for this log source: product=P[,service=S][,category=C]")
+	cmd.Flags().StringArrayVar(&placeholders, "placeholder", nil, "a value for Sigma's expand modifier: NAME=VALUE (repeatable)")
+	must(cmd.MarkFlagRequired("rules"))
+	must(cmd.MarkFlagRequired("source"))
+	completeFormats(cmd, "source")
+	return cmd
+}
+
+func parsePlaceholders(list []string) (map[string][]string, error) {
+	out := map[string][]string{}
+	for _, s := range list {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
+			return nil, &staunch.Problem{Place: "--placeholder", Reason: fmt.Sprintf("%q is not NAME=VALUE", s)}
+		}
+		out[name] = append(out[name], value)
+	}
+	return out, nil
+}
+
+// parseLogsource reads product=P,service=S; an empty text leaves the format's.
+func parseLogsource(s string) (*sigma.Logsource, error) {
+	if s == "" {
+		return nil, nil
+	}
+	ls := &sigma.Logsource{}
+	for _, part := range strings.Split(s, ",") {
+		key, value, ok := strings.Cut(strings.TrimSpace(part), "=")
+		switch {
+		case !ok || value == "":
+			return nil, &staunch.Problem{Place: "--logsource", Reason: fmt.Sprintf("%q is not product=, service= or category= and a value", part)}
+		case key == "product":
+			ls.Product = value
+		case key == "service":
+			ls.Service = value
+		case key == "category":
+			ls.Category = value
+		default:
+			return nil, &staunch.Problem{Place: "--logsource", Reason: fmt.Sprintf("%q is not product, service or category", key)}
+		}
+	}
+	return ls, nil
+}

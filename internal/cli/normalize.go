@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/app"
+	"github.com/staunch-project/staunch/internal/app/offline"
+)
+
+// openInput opens the file that a command reads: the last argument, or standard
+// input for "-" and for none.
+func openInput(cmd *cobra.Command, args []string) (io.ReadCloser, error) {
+	if len(args) == 0 || args[0] == "-" {
+		return io.NopCloser(cmd.InOrStdin()), nil
+	}
+	f, err := os.Open(args[0])
+	if err != nil {
+		return nil, fmt.Errorf("opening the input: %w", err)
+	}
+	return f, nil
+}
+
+func newNormalizeCmd(*globals) *cobra.Command {
+	var source, mapping string
+	cmd := &cobra.Command{
+		Use:   "normalize --source NAME [FILE|-]",
+		Short: "Map records to OCSF JSON, one line per record",
+		Long: `Map records to OCSF JSON, one line per record, in order. NAME is a format's name
+(see "staunch version -o json" for the list); generic takes --mapping FILE.
+
+A record that cannot be mapped gives {"error":...,"record":N} in its place, and
+the exit code is 3 at the end. Records are counted from 1; blank lines are none,
+a broken line is one. Input may be an object, an array, NDJSON, a vendor's
+envelope, and gzipped.`,
+		Example: `  staunch normalize --source aws.cloudtrail events.json.gz
+  staunch normalize --source generic --mapping leaks.yaml < leaks.ndjson`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := app.NewFormat(source, mapping)
+			if err != nil {
+				return err
+			}
+			in, err := openInput(cmd, args)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = in.Close() }() // read only
+			return offline.Normalize(f, in, cmd.OutOrStdout(), staunch.TimeOf(time.Now()))
+		},
+	}
+	cmd.Flags().StringVar(&source, "source", "", "the records' format")
+	cmd.Flags().StringVar(&mapping, "mapping", "", "the mapping file, for format generic")
+	must(cmd.MarkFlagRequired("source"))
+	completeFormats(cmd, "source")
+	return cmd
+}
+
+// completeFormats completes a flag with the formats' names.
+func completeFormats(cmd *cobra.Command, flag string) {
+	must(cmd.RegisterFlagCompletionFunc(flag, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return app.FormatNames(), cobra.ShellCompDirectiveNoFileComp
+	}))
+}
+
+// must panics where a command is put together wrongly, which every run shows.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}

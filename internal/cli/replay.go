@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/app"
+	"github.com/staunch-project/staunch/internal/app/offline"
+	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/ingest/pipeline"
+)
+
+// loadSetup reads the configuration and everything that it names; refused rules
+// are named on standard error.
+func loadSetup(cmd *cobra.Command, path string) (*app.Setup, error) {
+	cfg, err := config.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := app.Load(cfg, false)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range s.RuleErrors {
+		fmt.Fprintln(cmd.ErrOrStderr(), "refused:", e)
+	}
+	return s, nil
+}
+
+// sourceNamed returns a configured source, or a format in the realm called
+// replay, trusted with every tier, since nothing outside is touched.
+func sourceNamed(s *app.Setup, name string) (*pipeline.Source, error) {
+	if name == "" {
+		if len(s.Sources) != 1 {
+			return nil, &staunch.Problem{Place: "--source", Reason: fmt.Sprintf("is needed: the configuration has %d sources", len(s.Sources)), Hint: "name a source or a format"}
+		}
+		for _, src := range s.Sources {
+			return src, nil
+		}
+	}
+	if src, ok := s.Sources[name]; ok {
+		return src, nil
+	}
+	f, err := app.NewFormat(name, "")
+	if err != nil {
+		return nil, &staunch.Problem{Place: "--source", Reason: fmt.Sprintf("%q is neither a configured source nor a format", name), Hint: fmt.Sprintf("formats: %v", app.FormatNames())}
+	}
+	return &pipeline.Source{
+		Name: offline.ReplayRealm, Realm: offline.ReplayRealm, Format: f, Ceiling: staunch.TierRevoke,
+		Skew: staunch.Duration(config.DefaultSkew), Lateness: staunch.Duration(config.DefaultLateness),
+	}, nil
+}
+
+func newReplayCmd(g *globals) *cobra.Command {
+	var path, source, mode string
+	cmd := &cobra.Command{
+		Use:   "replay --config FILE [--source NAME] FILE...",
+		Short: "Show what recorded events would have caused",
+		Long: `Feed recorded events in order of (event time, id) with a simulated clock, and
+print signals, decisions and would-be containments, a summary last. Nothing
+outside is touched: no platform is asked, nothing is stored. NAME is a configured
+source, or a format, whose records are then of a realm called replay.
+
+The engine's mode is taken to be enforce, so that what would be contained shows;
+--mode shadow shows what the rules' and policies' own modes would have allowed.`,
+		Example: `  staunch replay --config staunch.yaml --source cloudtrail last-month/*.json.gz -o json
+  staunch replay --config staunch.yaml --source aws.cloudtrail events.ndjson`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := staunch.ParseMode(mode)
+			if err != nil {
+				return err
+			}
+			s, err := loadSetup(cmd, path)
+			if err != nil {
+				return err
+			}
+			src, err := sourceNamed(s, source)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			asJSON := g.output != formTable
+			return offline.Replay(cmd.Context(), s, offline.ReplayOptions{
+				Source: src, Files: args, In: cmd.InOrStdin(), Mode: m,
+				Progress: func(format string, a ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", a...) },
+			}, func(l offline.Line) error {
+				if !asJSON {
+					return replayText(out, l)
+				}
+				return writeJSONLine(out, l)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "staunch.yaml", "the configuration")
+	cmd.Flags().StringVar(&source, "source", "", "a configured source, or a format")
+	cmd.Flags().StringVar(&mode, "mode", "enforce", "the engine's mode: shadow, recommend or enforce")
+	return cmd
+}
+
+// writeClean writes lines whose words may come from records, so that nothing in
+// them reaches the terminal as a control sequence.
+func writeClean(w io.Writer, lines string) error {
+	for line := range strings.Lines(lines) {
+		if _, err := io.WriteString(w, clean(strings.TrimSuffix(line, "\n"))+"\n"); err != nil {
+			return fmt.Errorf("writing: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeJSONLine writes v on one line.
+func writeJSONLine(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return nil
+}
+
+// replayText writes one line of a replay for people.
+func replayText(out io.Writer, l offline.Line) error {
+	var err error
+	w := &strings.Builder{}
+	switch {
+	case l.Signal != nil:
+		s := l.Signal
+		_, err = fmt.Fprintf(w, "%s  signal       %.2f  %s  %s\n", s.Time, s.Confidence, s.Accused, s.Title)
+	case l.Decision != nil:
+		d := l.Decision
+		_, err = fmt.Fprintf(w, "%s  decision     %s %s of %s (confidence %.2f, policy %s)\n", d.AsOf, d.Verdict, d.Tier, d.Scope, d.Suspicion.Confidence, d.Policy)
+	case l.Containment != nil:
+		c := l.Containment
+		_, err = fmt.Fprintf(w, "%s  containment  %s %s, playbook %s\n", c.Changed, c.Tier, c.Subject, c.Playbook.Name)
+	case l.Summary != nil:
+		s := l.Summary
+		_, err = fmt.Fprintf(w, "%d records (%d rejected, %d duplicates) from %s to %s: %d signals, %d decisions, %d would-be containments\n",
+			s.Records, s.Rejected, s.Duplicates, s.From, s.To, s.Signals, s.Decisions, s.Containments)
+	default:
+		_, err = fmt.Fprintf(w, "%s record %d: %s\n", l.File, l.Record, l.Error)
+	}
+	if err != nil {
+		return err
+	}
+	return writeClean(out, w.String())
+}
+
+func newExplainCmd(g *globals) *cobra.Command {
+	var path, source, mode string
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "explain --config FILE --source NAME [FILE|-]",
+		Short: "Say why records cause what they cause, and why not",
+		Long: `Say, record by record: which rules matched and which parts of the others did not
+hold, whom the signals accuse, what the suspicion is made of, which policy
+decided and why the others did not, and what the guardrails say. Evidence adds up
+over the input, as it would if the records came one after the other.`,
+		Example: `  staunch explain --config staunch.yaml --source cloudtrail event.json
+  staunch explain --config staunch.yaml --source okta.system_log -o json - < event.json`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := staunch.ParseMode(mode)
+			if err != nil {
+				return err
+			}
+			s, err := loadSetup(cmd, path)
+			if err != nil {
+				return err
+			}
+			src, err := sourceNamed(s, source)
+			if err != nil {
+				return err
+			}
+			in, err := openInput(cmd, args)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = in.Close() }() // read only
+			out := cmd.OutOrStdout()
+			return offline.Explain(cmd.Context(), s, offline.ExplainOptions{Source: src, In: in, Mode: m, AllRules: all}, func(x offline.Explained) error {
+				if g.output == formTable {
+					var b strings.Builder
+					x.Text(&b)
+					return writeClean(out, b.String())
+				}
+				return writeJSONLine(out, x)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "staunch.yaml", "the configuration")
+	cmd.Flags().StringVar(&source, "source", "", "a configured source, or a format")
+	cmd.Flags().StringVar(&mode, "mode", "enforce", "the engine's mode: shadow, recommend or enforce")
+	cmd.Flags().BoolVar(&all, "all-rules", false, "name the rules of other log sources as well")
+	must(cmd.MarkFlagRequired("source"))
+	return cmd
+}
