@@ -176,7 +176,7 @@ func (s *Server) registerContainments() {
 					if rerr != nil || len(items) == 0 {
 						return con, err
 					}
-					pr := newProblem(http.StatusConflict, CodeRevives, message(err)).
+					pr := newProblem(http.StatusConflict, CodeRevives, "the release would bring possibly stolen secrets back to life").
 						hint("replace the secrets first and say so (rotated), or confirm that they may work again (revive)")
 					pr.Revives = items
 					return con, pr

@@ -131,21 +131,19 @@ func (g *globals) tell(err error) {
 	var ee *exitError
 	var ce *client.Error
 	var sp *staunch.Problem
+	_, _ = errors.As(err, &ee), errors.As(err, &ce)
 	switch {
-	case errors.As(err, &ee) && ee.hint != "":
+	case ee != nil && ee.hint != "":
 		hint = ee.hint
-	case errors.As(err, &ce):
+	case ce != nil:
 		hint = ce.Hint
 	case errors.As(err, &sp):
 		hint = sp.Hint
 	case errors.Is(err, client.ErrUnreachable):
 		hint = "is staunch running, and is this its URL? See --url and STAUNCH_URL"
 	}
-	if ee == nil && exitCode(err) == ExitDenied {
-		hint = orElse(hint, "give a token with --token-file, --token or STAUNCH_TOKEN")
-		if errors.Is(err, staunch.ErrUnauthenticated) {
-			hint = "give a valid token with --token-file, --token or STAUNCH_TOKEN"
-		}
+	if errors.Is(err, staunch.ErrUnauthenticated) { // the server's hint is for programs
+		hint = "give a valid token with --token-file, --token or STAUNCH_TOKEN"
 	}
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	for i, l := range lines {

@@ -10,7 +10,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v4"
 
 	"github.com/staunch-project/staunch"
@@ -44,26 +43,6 @@ func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	if err := e.Encode(v); err != nil {
-		return fmt.Errorf("writing the answer: %w", err)
-	}
-	return nil
-}
-
-// outputFormat returns the -o of a command line: table, json or yaml.
-func outputFormat(cmd *cobra.Command) string {
-	f := cmd.Flags().Lookup("output")
-	if f == nil {
-		return formTable
-	}
-	return f.Value.String()
-}
-
-// writeLine writes v as one line of JSON, for commands that answer a line per
-// record.
-func writeLine(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
 	if err := e.Encode(v); err != nil {
 		return fmt.Errorf("writing the answer: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"sync"
 	"time"
 
@@ -159,7 +160,7 @@ func (s *Story) Play(ctx context.Context) (Outcome, error) {
 	}
 	s.say("\n  6. Released. What stays in force, and why:")
 	for _, k := range c.Containment.Release.Kept {
-		s.say("       %s", k)
+		s.say("       %s", short(k))
 	}
 	return out, s.settled(ctx, workload, thief)
 }
@@ -193,7 +194,7 @@ func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Micros
 // timeline prints the case's moments with their milliseconds.
 func (s *Story) timeline(c caseView) {
 	for _, m := range c.Timeline {
-		s.say("    %9.1f ms  %-9s %s", m.AfterMS, m.Kind, m.Text)
+		s.say("    %9.1f ms  %-9s %s", m.AfterMS, m.Kind, short(m.Text))
 	}
 }
 
@@ -261,3 +262,8 @@ func (s *Story) do(ctx context.Context, method, path string, body, out any) erro
 	}
 	return s.Estate.call(req, out)
 }
+
+var longDigest = regexp.MustCompile(`sha256:([0-9a-f]{8})[0-9a-f]{56}`)
+
+// short cuts digests, which a person does not compare by eye.
+func short(s string) string { return longDigest.ReplaceAllString(s, "$1…") }

@@ -98,6 +98,13 @@ type PushVerifier interface {
 	Challenge(w http.ResponseWriter, r *http.Request) (handled bool)
 }
 
+// Namer is a format in whose records one actor goes by several names.
+type Namer interface {
+	// Same returns, by kind, the schemes whose refs name one and the same thing
+	// when they stand together among a record's actor refs.
+	Same() map[staunch.Kind][]string
+}
+
 // Finder is a format whose records may be findings of an outside detector.
 type Finder interface {
 	// Finds reports cheaply whether Map would return findings for the record.

@@ -92,9 +92,9 @@ func CursorName(source string) string { return "tail/" + source }
 // again before it is looked at and begins with the very bytes that it began
 // with (at most the first 1024 are compared), the truncation is not seen. When
 // a file is rotated more than once while nobody looks, what was never open is
-// not read. A rotated file that was removed or compressed before it was read to
-// its end is lost, and so is one that was moved to another folder while nobody
-// looked. The log says what could be told.
+// not read. A rotated file is lost when, while nobody looks, it is removed,
+// compressed, moved to another folder or truncated before. The log says what
+// could be told.
 func Tail(ctx context.Context, o TailOptions) error {
 	t := newTailer(o)
 	defer t.close()
@@ -232,6 +232,10 @@ func (t *tailer) turn(ctx context.Context) (more bool, err error) {
 		if t.cur, err = t.openPath(); err != nil || t.cur == nil {
 			return false, err
 		}
+		// Kept at once: this file may be rotated away before anything is read.
+		if err := t.save(ctx); err != nil {
+			return false, err
+		}
 	}
 	st, err := t.cur.Stat()
 	if err != nil {
@@ -244,6 +248,10 @@ func (t *tailer) turn(ctx context.Context) (more bool, err error) {
 	if st.Size() < t.cur.pos.Offset || !same {
 		t.o.Log.Warn("the file was truncated; reading from its beginning", "path", t.o.Path, "was_at", t.cur.pos.Offset, "size", st.Size())
 		t.cur.pos = position{Dev: t.cur.pos.Dev, Ino: t.cur.pos.Ino, Path: t.cur.pos.Path}
+		// Kept at once: the file could not be told again by what it was before.
+		if err := t.save(ctx); err != nil {
+			return false, err
+		}
 	}
 	if st.Size() > t.cur.pos.Offset {
 		if took, err := t.read(ctx, t.cur, false); err != nil || took {

@@ -299,16 +299,18 @@ func (x Explained) Text(w io.Writer) {
 			}
 			p("    policy %s %s%s", t.Policy, mark, because(t.Why))
 		}
-		for _, r := range s.Outcome.Reasons {
-			p("    %s", r)
-		}
 		if d := s.Decision; d != nil {
 			p("    => %s at tier %s of %s, playbook %s", d.Verdict, d.Tier, d.Scope, d.Playbook)
 			for _, r := range d.Reasons {
 				p("       %s", r)
 			}
-		} else {
-			p("    => %s, tier %s", s.Outcome.Verdict, s.Outcome.Tier)
+			continue
+		}
+		// What policy would make of it by itself; a narrower or stronger subject
+		// was decided on in its place.
+		p("    => not decided on; by itself: %s, tier %s", s.Outcome.Verdict, s.Outcome.Tier)
+		for _, r := range s.Outcome.Reasons {
+			p("       %s", r)
 		}
 	}
 }

@@ -115,6 +115,20 @@ func (c *compiler) compile(root *yaml.Node) {
 				f.accused = append(f.accused, staunch.Kind(k))
 			}
 		},
+		"same": func(n *yaml.Node) {
+			f.same = map[staunch.Kind][]string{}
+			c.pairs(n, "same", func(k, v *yaml.Node) {
+				if w := staunch.Kind(k.Value).Width(); w == 0 || w == staunch.KindIdentity.Width() {
+					c.fail(k, "%q is not a kind whose names can be the same (session, credential, account)", k.Value)
+					return
+				}
+				schemes := c.strs(v, "same")
+				if len(schemes) < 2 {
+					c.fail(v, "same needs two schemes or more")
+				}
+				f.same[staunch.Kind(k.Value)] = schemes
+			})
+		},
 		"refs": into(&refs), "keys": into(&keys), "facts": into(&facts), "findings": into(&findings),
 		"secrets": into(&secrets), "ocsf": into(&ocsf), "severity": into(&severity),
 	})

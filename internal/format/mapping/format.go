@@ -16,6 +16,7 @@ type Format struct {
 	unless  *path // … unless the record has this one as it is written
 	opts    Options
 	accused []staunch.Kind
+	same    map[staunch.Kind][]string
 
 	logsources []logsource
 	envelopes  []envelope
@@ -227,6 +228,10 @@ func (f *Format) Name() string { return f.name }
 
 // Accused returns the kinds of refs that a rule accuses by default.
 func (f *Format) Accused() []staunch.Kind { return f.accused }
+
+// Same returns, by kind, the schemes that name one and the same actor when they
+// stand together in one record.
+func (f *Format) Same() map[staunch.Kind][]string { return f.same }
 
 // Logsource returns the Sigma log source of the record: the mapping's first
 // whose condition holds.

@@ -128,7 +128,11 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 		}
 		it.secrets = append(it.secrets, sealedSecret{ref: s.Ref, until: received.Add(secretLife), blob: blob})
 	}
-	for _, f := range append(mapped.Facts, inventory.Facts(it.event)...) {
+	facts := append(mapped.Facts, inventory.Facts(it.event)...)
+	if n, ok := src.Format.(format.Namer); ok {
+		facts = append(facts, inventory.SameNames(it.event, n.Same())...)
+	}
+	for _, f := range facts {
 		f.V, f.Learned, f.Source, f.Event = staunch.Version, received, src.Name, it.event.ID
 		if f.Time == 0 {
 			f.Time = it.event.Time

@@ -371,7 +371,7 @@ func TestPostgresTerminated(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = admin.Close(context.Background()) }() //nolint:usetesting // the test's context is over by then
-	const workers, each = 8, 25
+	const workers, each = 8, 100
 	var counted, not atomic.Int64
 	var wg sync.WaitGroup
 	done := make(chan struct{})
@@ -407,6 +407,10 @@ func TestPostgresTerminated(t *testing.T) {
 				t.Fatal(err)
 			}
 			killed += n
+			// Leave room for finding out, which needs connections as well.
+			if _, err := admin.Exec(t.Context(), "SELECT pg_sleep(0.004)"); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	total := 0
