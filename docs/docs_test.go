@@ -29,6 +29,7 @@ import (
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/auth"
+	"github.com/staunch-project/staunch/internal/cli"
 	"github.com/staunch-project/staunch/internal/config"
 	"github.com/staunch-project/staunch/internal/connector"
 	connectors "github.com/staunch-project/staunch/internal/connector/registry"
@@ -524,6 +525,96 @@ func TestRightsTable(t *testing.T) {
 	if len(said) > 0 {
 		t.Errorf("the table has verbs that are not there: %v", said)
 	}
+}
+
+var inline = regexp.MustCompile("`(staunch [a-z][^`]*)`")
+
+// TestCommandLines parses every command line that is shown with the real
+// commands and flags, and runs none.
+func TestCommandLines(t *testing.T) {
+	found := 0
+	for _, p := range pages(t) {
+		type line struct{ place, text string }
+		var lines []line
+		for _, b := range p.blocks {
+			if b.lang != "sh" {
+				continue
+			}
+			for l := range strings.Lines(b.body) {
+				lines = append(lines, line{b.place, strings.TrimSpace(l)})
+			}
+		}
+		for _, m := range inline.FindAllStringSubmatch(p.text, -1) {
+			lines = append(lines, line{p.path, m[1]})
+		}
+		for _, l := range lines {
+			words, ok := strings.CutPrefix(l.text, "staunch ")
+			if !ok {
+				continue
+			}
+			found++
+			words, _, _ = strings.Cut(words, " < ")
+			if err := parses(shellWords(words), strings.Contains(l.text, "`") || l.place == p.path); err != nil {
+				t.Errorf("%s: %s: %v", l.place, l.text, err)
+			}
+		}
+	}
+	if found < 60 {
+		t.Errorf("only %d command lines were found", found)
+	}
+}
+
+// parses reports why a command line would be refused. In running text arguments
+// may be left out.
+func parses(words []string, prose bool) error {
+	root := cli.Root()
+	cmd, rest, err := root.Find(words)
+	if err != nil {
+		return err
+	}
+	if cmd == root {
+		return errors.New("there is no such command")
+	}
+	if err := cmd.ParseFlags(rest); err != nil {
+		return err
+	}
+	args := cmd.Flags().Args()
+	if cmd.HasSubCommands() && len(args) > 0 {
+		return fmt.Errorf("%s has no command %q", cmd.CommandPath(), args[0])
+	}
+	if prose {
+		return nil
+	}
+	if err := cmd.ValidateRequiredFlags(); err != nil {
+		return err
+	}
+	return cmd.ValidateArgs(args)
+}
+
+// shellWords splits a line at blanks outside of double quotes.
+func shellWords(s string) []string {
+	var out []string
+	var w strings.Builder
+	quoted, any := false, false
+	for _, r := range s {
+		switch {
+		case r == '"':
+			quoted, any = !quoted, true
+		case r == ' ' && !quoted:
+			if any {
+				out = append(out, w.String())
+				w.Reset()
+				any = false
+			}
+		default:
+			w.WriteRune(r)
+			any = true
+		}
+	}
+	if any {
+		out = append(out, w.String())
+	}
+	return out
 }
 
 // TestSupportTable holds the support table to the formats and connectors.

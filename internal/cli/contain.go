@@ -154,7 +154,7 @@ func writeDraft(w io.Writer, d api.Draft) {
 	if len(d.Deny) > 0 {
 		field(w, "fast plane denies", d.Deny)
 	}
-	heading(w, fmt.Sprintf("%d steps", len(d.Items)))
+	heading(w, count(len(d.Items), "step"))
 	if len(d.Items) > 0 {
 		row(w, "VERB", "TARGET", "NOW", "CALL", "UNDO")
 		for _, it := range d.Items {

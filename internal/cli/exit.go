@@ -62,12 +62,7 @@ type exitError struct {
 	hint string
 }
 
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return ""
-	}
-	return e.err.Error()
-}
+func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
 // usagef is an error in the command line.
@@ -79,10 +74,6 @@ func usagef(format string, args ...any) error {
 func bad(format string, args ...any) error {
 	return &exitError{code: ExitBad, err: fmt.Errorf(format, args...)}
 }
-
-// errSilent ends a command with a code and without a message, since what there
-// is to say stands in its output.
-func errSilent(code int) error { return &exitError{code: code} }
 
 // exitCode returns the code for err.
 func exitCode(err error) int {
@@ -102,8 +93,6 @@ func exitCode(err error) int {
 	switch {
 	case strings.HasPrefix(err.Error(), "required flag(s) "): // cobra has no type for it
 		return ExitUsage
-	case errors.Is(err, offline.ErrBadRecords):
-		return ExitBad
 	case errors.Is(err, client.ErrUnreachable):
 		return ExitUnavailable
 	case errors.Is(err, staunch.ErrUnauthenticated), errors.Is(err, staunch.ErrForbidden):
@@ -124,9 +113,6 @@ func exitCode(err error) int {
 // tell prints err for people: what failed, each further place, and a hint.
 func (g *globals) tell(err error) {
 	text := err.Error()
-	if text == "" {
-		return
-	}
 	hint := ""
 	var ee *exitError
 	var ce *client.Error

@@ -12,7 +12,7 @@ import (
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 )
 
-func newMatchCmd(*globals) *cobra.Command {
+func newMatchCmd(g *globals) *cobra.Command {
 	var rules, source, mapping, logsource string
 	var placeholders []string
 	cmd := &cobra.Command{
@@ -43,7 +43,7 @@ Rules that are not supported are named on standard error with file and line.`,
 			}
 			loaded, refused := sigma.LoadPath(rules, sigma.Options{Placeholders: values})
 			for _, e := range refused {
-				fmt.Fprintln(cmd.ErrOrStderr(), "refused:", e)
+				g.errf("refused: %s\n", clean(e.Error()))
 			}
 			if len(loaded) == 0 {
 				return &staunch.Problem{Place: rules, Reason: "has no rule that can be used"}

@@ -44,7 +44,9 @@ exit code is 3 when a test fails, or when there is none.`,
 				return err
 			}
 			if g.output == formTable {
-				fmt.Fprintln(cmd.OutOrStdout(), rep.String())
+				if err := writeClean(g.stdout, rep.String()+"\n"); err != nil {
+					return err
+				}
 			} else if err := g.print(rep, nil); err != nil {
 				return err
 			}

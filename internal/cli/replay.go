@@ -17,7 +17,7 @@ import (
 
 // loadSetup reads the configuration and everything that it names; refused rules
 // are named on standard error.
-func loadSetup(cmd *cobra.Command, path string) (*app.Setup, error) {
+func loadSetup(g *globals, path string) (*app.Setup, error) {
 	cfg, err := config.Load(path)
 	if err != nil {
 		return nil, err
@@ -27,7 +27,7 @@ func loadSetup(cmd *cobra.Command, path string) (*app.Setup, error) {
 		return nil, err
 	}
 	for _, e := range s.RuleErrors {
-		fmt.Fprintln(cmd.ErrOrStderr(), "refused:", e)
+		g.errf("refused: %s\n", clean(e.Error()))
 	}
 	return s, nil
 }
@@ -76,7 +76,7 @@ The engine's mode is taken to be enforce, so that what would be contained shows;
 			if err != nil {
 				return err
 			}
-			s, err := loadSetup(cmd, path)
+			s, err := loadSetup(g, path)
 			if err != nil {
 				return err
 			}
@@ -88,7 +88,7 @@ The engine's mode is taken to be enforce, so that what would be contained shows;
 			asJSON := g.output != formTable
 			return offline.Replay(cmd.Context(), s, offline.ReplayOptions{
 				Source: src, Files: args, In: cmd.InOrStdin(), Mode: m,
-				Progress: func(format string, a ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", a...) },
+				Progress: func(format string, a ...any) { g.errf(format+"\n", a...) },
 			}, func(l offline.Line) error {
 				if !asJSON {
 					return replayText(out, l)
@@ -169,7 +169,7 @@ over the input, as it would if the records came one after the other.`,
 			if err != nil {
 				return err
 			}
-			s, err := loadSetup(cmd, path)
+			s, err := loadSetup(g, path)
 			if err != nil {
 				return err
 			}

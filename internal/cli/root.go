@@ -181,6 +181,11 @@ func (g *globals) errf(format string, args ...any) {
 	_, _ = fmt.Fprintf(g.stderr, format, args...) // there is nowhere else to tell
 }
 
+// outf writes to standard output what is for people alone.
+func (g *globals) outf(format string, args ...any) {
+	_, _ = fmt.Fprintf(g.stdout, format, args...) // who closed it wants no more
+}
+
 // client makes the API's client from flags, environment and files.
 func (g *globals) client() (*client.Client, error) {
 	token, err := g.findToken()

@@ -89,11 +89,11 @@ can be opened nor the record log be verified.`,
 				return g.print(out, nil)
 			}
 			if wrote {
-				fmt.Fprintf(g.stdout, "configuration  %s (shadow mode: it watches and does nothing)\n", path)
+				g.outf("configuration  %s (shadow mode: it watches and does nothing)\n", path)
 			}
-			fmt.Fprintf(g.stdout, "key file       %s (back it up, apart from the database)\n", cfg.KeyFile)
-			fmt.Fprintf(g.stdout, "admin token    %s\n", secret.Reveal())
-			fmt.Fprintf(g.stdout, "\nThe token is shown this once. Next:\n\n  export STAUNCH_URL=%s STAUNCH_TOKEN=%s\n  staunch serve --config %s\n", cfg.URL, secret.Reveal(), path)
+			g.outf("key file       %s (back it up, apart from the database)\n", cfg.KeyFile)
+			g.outf("admin token    %s\n", secret.Reveal())
+			g.outf("\nThe token is shown this once. Next:\n\n  export STAUNCH_URL=%s STAUNCH_TOKEN=%s\n  staunch serve --config %s\n", cfg.URL, secret.Reveal(), path)
 			return nil
 		},
 	}
@@ -195,7 +195,7 @@ named with file and line; the exit code is 3 when there is one.`,
 			if g.output != formTable {
 				return g.print(out, nil)
 			}
-			fmt.Fprintf(g.stdout, "%s is valid: %d realms, %d sources, %d rules, %d policies, %d identities; mode %s\nbundle %s\n",
+			g.outf("%s is valid: %d realms, %d sources, %d rules, %d policies, %d identities; mode %s\nbundle %s\n",
 				path, out.Realms, out.Sources, out.Rules, out.Policies, out.Identities, out.Mode, out.Bundle)
 			return nil
 		},
@@ -283,7 +283,7 @@ func runDemo(ctx context.Context, g *globals, once bool) (err error) {
 		return err
 	}
 	estate.Use(engine)
-	fmt.Fprintf(g.stdout, "staunch %s, on SQLite, at %s\n", version, cfg.URL)
+	g.outf("staunch %s, on SQLite, at %s\n", version, cfg.URL)
 	pace := 700 * time.Millisecond
 	if once {
 		pace = 0
@@ -296,7 +296,7 @@ func runDemo(ctx context.Context, g *globals, once bool) (err error) {
 	if once {
 		return nil
 	}
-	fmt.Fprintf(g.stdout, "\nIt stays up until Ctrl-C. Look around with\n\n  export STAUNCH_URL=%s STAUNCH_TOKEN=%s\n  bin/staunch show %s\n  bin/staunch list\n  bin/staunch audit verify\n\nIts configuration is in %s\n",
+	g.outf("\nIt stays up until Ctrl-C. Look around with\n\n  export STAUNCH_URL=%s STAUNCH_TOKEN=%s\n  bin/staunch show %s\n  bin/staunch list\n  bin/staunch audit verify\n\nIts configuration is in %s\n",
 		cfg.URL, admin.Reveal(), out.Containment, dir)
 	select {
 	case <-ctx.Done():

@@ -21,8 +21,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/staunch-project/staunch"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/staunch-project/staunch"
 )
 
 // Config is the whole of staunch.yaml. The zero value is not valid; Load fills

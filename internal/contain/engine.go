@@ -10,6 +10,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/crashpoint"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -435,7 +436,9 @@ func (e *Engine) step(ctx context.Context, id string, j *job) (staunch.Time, err
 		return a.At, nil
 	}
 	began := e.opt.Clock.Now()
+	crashpoint.At("begin", string(a.Kind))
 	err = e.do(ctx, c, a, j)
+	crashpoint.At("end", string(a.Kind))
 	if e.opt.Observer != nil {
 		e.opt.Observer.Observe(id, a.Kind, a.Step, began, e.opt.Clock.Now(), err)
 	}
@@ -492,7 +495,9 @@ func specFor(d connector.Description, v staunch.Verb, t staunch.Target) (connect
 // commit runs fn in a transaction after it has read the case again and found
 // the generation that the work was begun under; it renews the lease with it.
 func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *staunch.Containment) error) error {
+	defer crashpoint.Here("commit.after")
 	return e.opt.Store.Update(ctx, func(tx store.Tx) error {
+		defer crashpoint.Here("commit.before")
 		con, err := tx.Containment(c.Containment.ID)
 		if err != nil {
 			return err

@@ -51,7 +51,7 @@ type caseView struct {
 }
 
 func (s *Story) say(format string, args ...any) {
-	fmt.Fprintf(s.Out, format+"\n", args...)
+	_, _ = fmt.Fprintf(s.Out, format+"\n", args...) // who closed it wants no more
 }
 
 func (s *Story) pause(ctx context.Context) {

@@ -443,6 +443,9 @@ func (c *Client) Reload(ctx context.Context) (api.Reloaded, error) {
 
 // Ingest posts a body of records for a source.
 func (c *Client) Ingest(ctx context.Context, source string, body io.Reader) (api.IngestReport, error) {
+	if err := checkID(strings.ReplaceAll(source, ".", "")); err != nil {
+		return api.IngestReport{}, &staunch.Problem{Place: "source", Reason: fmt.Sprintf("%.80q is not a source's name", source)}
+	}
 	u := *c.base
 	u.Path = strings.TrimSuffix(u.Path, "/") + "/v1/ingest/" + source
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), body)

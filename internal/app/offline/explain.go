@@ -250,7 +250,7 @@ func (b *bench) subjects(ctx context.Context, x *Explained) error {
 }
 
 // Text writes an explanation for people.
-func (x Explained) Text(w io.Writer) {
+func (x Explained) Text(w *strings.Builder) {
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	p("record %d: %s %s (%s)", x.Record, x.Time, x.Operation, x.Outcome)
 	if x.Error != "" {

@@ -88,24 +88,44 @@ type grantsBody struct {
 	Dependent []grant `json:"dependent"`
 }
 
-// localACLs lists every access list in the connected database.
-const localACLs = `
+// namedIn is what narrows the access lists of the connected database to those
+// that name the role $1, by the server's own index of them: a look through all
+// lists costs tens of milliseconds where there are a thousand tables, and there
+// are five on the way to a proven revocation. %s is the catalogue.
+const namedIn = `= ANY (ARRAY(SELECT s.objid FROM pg_shdepend s
+    WHERE s.dbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+      AND s.refclassid = 'pg_authid'::regclass AND s.refobjid = $1 AND s.deptype = 'a' AND s.classid = '%s'::regclass))`
+
+// pinned is the end of the oids of what PostgreSQL keeps no dependencies on:
+// the first superuser and the predefined roles.
+const pinned = 16384
+
+// localACLs lists the access lists in the connected database that may name a
+// role: all of them for one whose dependencies are not kept.
+func localACLs(oid uint32) string {
+	in := func(column, catalogue string) string {
+		if oid < pinned {
+			return ""
+		}
+		return " AND " + column + " " + fmt.Sprintf(namedIn, catalogue)
+	}
+	return `
   SELECT CASE WHEN c.relkind = 'S' THEN 'sequence' ELSE 'table' END AS class, c.relowner AS owner, c.relnamespace AS nsp, c.relacl AS acl,
          quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS object, '' AS sub
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE c.relacl IS NOT NULL AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+   WHERE c.relacl IS NOT NULL AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')` + in("c.oid", "pg_class") + `
   UNION ALL
   SELECT 'column', c.relowner, c.relnamespace, a.attacl, quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname::text
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE a.attacl IS NOT NULL AND NOT a.attisdropped
+   WHERE a.attacl IS NOT NULL AND NOT a.attisdropped` + in("a.attrelid", "pg_class") + `
   UNION ALL
   SELECT 'routine', p.proowner, p.pronamespace, p.proacl, (pg_identify_object('pg_proc'::regclass, p.oid, 0)).identity, ''
-    FROM pg_proc p WHERE p.proacl IS NOT NULL
+    FROM pg_proc p WHERE p.proacl IS NOT NULL` + in("p.oid", "pg_proc") + `
   UNION ALL
   SELECT 'schema', n.nspowner, 0, n.nspacl, quote_ident(n.nspname), '' FROM pg_namespace n WHERE n.nspacl IS NOT NULL
   UNION ALL
   SELECT 'type', t.typowner, t.typnamespace, t.typacl, quote_ident(n.nspname) || '.' || quote_ident(t.typname), ''
-    FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.typacl IS NOT NULL
+    FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.typacl IS NOT NULL` + in("t.oid", "pg_type") + `
   UNION ALL
   SELECT 'language', l.lanowner, 0, l.lanacl, quote_ident(l.lanname), '' FROM pg_language l WHERE l.lanacl IS NOT NULL
   UNION ALL
@@ -113,7 +133,9 @@ const localACLs = `
   UNION ALL
   SELECT 'server', s.srvowner, 0, s.srvacl, quote_ident(s.srvname), '' FROM pg_foreign_server s WHERE s.srvacl IS NOT NULL
   UNION ALL
-  SELECT 'largeobject', m.lomowner, 0, m.lomacl, m.oid::text, '' FROM pg_largeobject_metadata m WHERE m.lomacl IS NOT NULL`
+  SELECT 'largeobject', m.lomowner, 0, m.lomacl, m.oid::text, '' FROM pg_largeobject_metadata m WHERE m.lomacl IS NOT NULL` + in("m.oid", "pg_largeobject") + `
+`
+}
 
 // sharedACLs lists those of the cluster.
 const sharedACLs = `
@@ -185,7 +207,7 @@ func (c *Connector) readGrants(ctx context.Context, q querier, t staunch.Target,
 	}
 	var err error
 	if database != "" {
-		if err = collect("access lists", aclRows(localACLs), scanGrant, r.oid, most+1); err == nil {
+		if err = collect("access lists", aclRows(localACLs(r.oid)), scanGrant, r.oid, most+1); err == nil {
 			err = collect("default privileges", defaultRows, scanGrant, r.oid, most+1)
 		}
 	} else {

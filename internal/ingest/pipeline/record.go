@@ -128,7 +128,7 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 		}
 		it.secrets = append(it.secrets, sealedSecret{ref: s.Ref, until: received.Add(secretLife), blob: blob})
 	}
-	facts := append(mapped.Facts, inventory.Facts(it.event)...)
+	facts := slices.Concat(mapped.Facts, inventory.Facts(it.event))
 	if n, ok := src.Format.(format.Namer); ok {
 		facts = append(facts, inventory.SameNames(it.event, n.Same())...)
 	}

@@ -126,12 +126,14 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	if err = f.Close(); err != nil {
 		return nil, err
 	}
-	common := []string{"busy_timeout(5000)", "foreign_keys(1)", "cache_size(-16000)", "temp_store(2)"}
+	common := []string{"foreign_keys(1)", "cache_size(-16000)", "temp_store(2)"}
 	synchronous := "synchronous(FULL)"
 	if opts.Ephemeral {
 		synchronous = "synchronous(OFF)"
 	}
-	s.writeDB, err = openLite(path, append(common, "journal_mode(WAL)", synchronous, "secure_delete(1)",
+	// Nobody else writes; the only thing the writer could wait for is a reader
+	// in the way of emptying the log, and then everybody would wait.
+	s.writeDB, err = openLite(path, append(common, "busy_timeout(0)", "journal_mode(WAL)", synchronous, "secure_delete(1)",
 		"wal_autocheckpoint("+strconv.Itoa(walPages)+")"))
 	if err != nil {
 		return nil, err
@@ -146,7 +148,7 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	if err = s.writer.settings(ctx, opts.Ephemeral); err != nil {
 		return nil, err
 	}
-	if s.readDB, err = openLite(path, append(common, "query_only(1)")); err != nil {
+	if s.readDB, err = openLite(path, append(common, "busy_timeout(5000)", "query_only(1)")); err != nil {
 		return nil, err
 	}
 	s.readers = make(chan *liteConn, opts.Conns)

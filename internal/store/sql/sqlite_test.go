@@ -218,7 +218,12 @@ func TestSQLiteShredsForGood(t *testing.T) {
 		if _, err := r.Sealed("1"); err != nil {
 			return err
 		}
-		return s.Update(t.Context(), shred)
+		began := time.Now()
+		err := s.Update(t.Context(), shred)
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("a reader held up the writers for %v", took)
+		}
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
