@@ -41,7 +41,7 @@ type rule struct {
 // contracts may be imported by every room, and by each other.
 var contracts = []string{
 	".", "internal/store", "internal/seal", "internal/record", "internal/auth",
-	"internal/format", "internal/format/jsondoc", "internal/connector",
+	"internal/format", "internal/format/jsondoc", "internal/connector", "internal/crashpoint",
 }
 
 // rooms do not import each other.
@@ -81,6 +81,7 @@ var rules = []rule{
 	{pkgs: helpers, may: []string{"..."}, why: "test helpers may use what they test"},
 	{pkgs: []string{"internal/arch", "internal/gen/...", "scripts/..."}, stdOnly: true, why: "tools of the build work before anything compiles"},
 	{pkgs: []string{"rules/...", "policies/...", "web/..."}, stdOnly: true, why: "packs are data that is embedded"},
+	{pkgs: []string{"internal/crashpoint"}, alone: true, stdOnly: true, why: "a mark in the code must bring nothing with it"},
 
 	{pkgs: []string{"internal/format/registry/...", "internal/connector/registry/..."},
 		may: with(contracts, []string{"internal/format/...", "internal/connector/..."}), alone: true,
@@ -281,9 +282,10 @@ func TestImportsPointOneWay(t *testing.T) {
 func TestForbiddenEdgesAreSeen(t *testing.T) {
 	t.Parallel()
 	forbidden := map[string][]string{
-		".":             {"internal/store", "internal/seal", "golang.org/x/time/rate"},
-		"cmd/staunch":   {".", "internal/app", "internal/store/sql", "internal/detect"},
-		"internal/seal": {"internal/detect", "internal/store/sql", "internal/app", "internal/config"},
+		".":                   {"internal/store", "internal/seal", "golang.org/x/time/rate"},
+		"cmd/staunch":         {".", "internal/app", "internal/store/sql", "internal/detect"},
+		"internal/crashpoint": {".", "internal/store"},
+		"internal/seal":       {"internal/detect", "internal/store/sql", "internal/app", "internal/config"},
 		"internal/store": {
 			"internal/store/sql", "internal/store/storetest", "internal/contain",
 		},

@@ -144,7 +144,7 @@ func TestYAML(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		v := map[string]any{
-			"v": 1, "s": rapid.String().Draw(t, "s"), "word": rapid.SampledFrom([]string{"yes", "null", "1e3", "~", "0x1", "- a", "a: b", "#", "2026-01-01", "", " ", "é\u2028"}).Draw(t, "w"),
+			"v": 1, "s": rapid.String().Draw(t, "s"), "word": rapid.SampledFrom([]string{"yes", "null", "1e3", "~", "0x1", "- a", "a: b", "#", "2026-01-01", "", " ", "é\u2028", "\u0085", "a\u0085b", "\ufeff", "a\n b\n", "\t", "\x1b[2J", "\u200b", "\x7f"}).Draw(t, "w"),
 			"list": rapid.SliceOfN(rapid.String(), 0, 3).Draw(t, "l"), "empty": map[string]any{}, "none": nil, "f": 0.5,
 		}
 		j, err := json.Marshal(v)

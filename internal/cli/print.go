@@ -59,7 +59,9 @@ func writeYAML(w io.Writer, v any) error {
 		return fmt.Errorf("encoding the answer: %w", err)
 	}
 	var n yaml.Node
-	if err := yaml.Load(b.Bytes(), &n); err != nil { // JSON is YAML
+	// JSON is YAML, but for a character that YAML takes for a line break.
+	in := bytes.ReplaceAll(b.Bytes(), []byte("\u0085"), []byte(`\u0085`))
+	if err := yaml.Load(in, &n); err != nil {
 		return fmt.Errorf("encoding the answer: %w", err)
 	}
 	plain(&n)
@@ -78,7 +80,8 @@ func plain(n *yaml.Node) {
 	if n.Kind == yaml.MappingNode || n.Kind == yaml.SequenceNode {
 		n.Style &^= yaml.FlowStyle
 	}
-	if n.Kind == yaml.ScalarNode {
+	// What does not print keeps its quotes, in which it is escaped.
+	if n.Kind == yaml.ScalarNode && clean(n.Value) == n.Value {
 		n.Style &^= yaml.DoubleQuotedStyle
 	}
 	for _, c := range n.Content {

@@ -495,9 +495,7 @@ func specFor(d connector.Description, v staunch.Verb, t staunch.Target) (connect
 // commit runs fn in a transaction after it has read the case again and found
 // the generation that the work was begun under; it renews the lease with it.
 func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *staunch.Containment) error) error {
-	defer crashpoint.Here("commit.after")
-	return e.opt.Store.Update(ctx, func(tx store.Tx) error {
-		defer crashpoint.Here("commit.before")
+	err := e.opt.Store.Update(ctx, func(tx store.Tx) error {
 		con, err := tx.Containment(c.Containment.ID)
 		if err != nil {
 			return err
@@ -517,8 +515,11 @@ func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *s
 		if err := tx.PutContainment(con); err != nil {
 			return err
 		}
+		crashpoint.Here("commit.before")
 		return e.putTimer(tx, con)
 	})
+	crashpoint.Here("commit.after")
+	return err
 }
 
 // putTimer keeps the durable timer of the case in step with it.

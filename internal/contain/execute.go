@@ -10,6 +10,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/crashpoint"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -74,7 +75,9 @@ func (e *Engine) apply(ctx context.Context, c Case, id string, j *job) error {
 		return err
 	}
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
+	crashpoint.Here("apply.call")
 	receipt, err := conn.Apply(cctx, in)
+	crashpoint.Here("apply.called")
 	cancel()
 	s.Attempts++
 	if err != nil {
@@ -126,6 +129,7 @@ func (e *Engine) look(ctx context.Context, c Case, id string, j *job) error {
 	}
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 	st, err := conn.Read(cctx, s.Target, false)
+	crashpoint.Here("look.read")
 	cancel()
 	if err != nil {
 		return e.readFailed(ctx, c, s, err)
@@ -154,6 +158,7 @@ func (e *Engine) readFailed(ctx context.Context, c Case, s staunch.Step, err err
 func (e *Engine) readBack(ctx context.Context, c Case, s staunch.Step, conn connector.Connector) error {
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 	st, err := conn.Read(cctx, s.Target, false)
+	crashpoint.Here("apply.read")
 	cancel()
 	if err != nil {
 		return e.readFailed(ctx, c, s, err)
@@ -280,7 +285,9 @@ func (e *Engine) sweep(ctx context.Context, c Case, id string) error {
 		return err
 	}
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
+	crashpoint.Here("sweep.call")
 	receipt, err := conn.Apply(cctx, in)
+	crashpoint.Here("sweep.called")
 	cancel()
 	spec, _ := specFor(conn.Describe(), s.Verb, s.Target)
 	now := staunch.TimeOf(e.opt.Clock.Now())
@@ -321,6 +328,7 @@ func (e *Engine) prove(ctx context.Context, c Case, id string, j *job) error {
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 	defer cancel()
 	st, err := conn.Read(cctx, s.Target, true)
+	crashpoint.Here("prove.read")
 	if err != nil {
 		return e.readFailed(ctx, c, s, err)
 	}
@@ -530,6 +538,7 @@ func (e *Engine) revert(ctx context.Context, c Case, id string) error {
 		if err != nil || shared {
 			return err
 		}
+		crashpoint.Here("revert.intended")
 	}
 	return e.undo(ctx, c, s)
 }
@@ -575,7 +584,9 @@ func (e *Engine) undo(ctx context.Context, c Case, s staunch.Step) error {
 			return err
 		}
 		cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
+		crashpoint.Here("revert.call")
 		_, err = conn.Revert(cctx, in)
+		crashpoint.Here("revert.called")
 		cancel()
 		if errors.Is(err, staunch.ErrConflict) {
 			return e.diverged(ctx, c, s, err.Error())
@@ -586,6 +597,7 @@ func (e *Engine) undo(ctx context.Context, c Case, s staunch.Step) error {
 		if m.Intent.Reversibility == staunch.Reversible {
 			cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 			st, err := conn.Read(cctx, m.Target, true)
+			crashpoint.Here("revert.read")
 			cancel()
 			if err != nil {
 				return e.undoFailed(ctx, c, s, err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/crashpoint"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -119,6 +120,7 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 		}
 	}
 	id := con.ID
+	tx.OnCommit(func() { crashpoint.Here("open.committed") })
 	tx.OnCommit(func() { e.Kick(id) })
 	return Opened{Containment: con, Created: true}, nil
 }

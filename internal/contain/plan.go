@@ -10,6 +10,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/crashpoint"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -276,6 +277,7 @@ func (e *Engine) readAll(ctx context.Context, d *Draft) error {
 // one already.
 func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 	d, err := e.draft(ctx, c)
+	crashpoint.Here("plan.drafted")
 	if err != nil {
 		if staunch.ClassOf(err) == staunch.ClassTransient {
 			return err // the guard hold stands; it is tried again

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/crashpoint"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -95,6 +96,8 @@ func (e *Engine) change(tx store.Tx, id, who, what string, fn func(c Case, con *
 	}); err != nil {
 		return staunch.Containment{}, err
 	}
+	crashpoint.Here("request.written")
+	tx.OnCommit(func() { crashpoint.Here("request.committed") })
 	tx.OnCommit(func() { e.Kick(id) })
 	return con, nil
 }

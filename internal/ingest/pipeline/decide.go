@@ -148,8 +148,9 @@ func (p *Pipeline) judge(r store.Reader, b *Bundle, ref staunch.Ref, now staunch
 		settled[ref] = at
 		return at, err
 	}
+	// A release of what it belongs to settles what was known of it as well.
 	var until staunch.Time
-	for _, n := range res.Names {
+	for _, n := range slices.Concat(res.Names, res.Up) {
 		at, err := settledAt(n)
 		if err != nil {
 			return nil, err

@@ -1,18 +1,19 @@
 package pipeline
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/contain"
+	"github.com/staunch-project/staunch/internal/crashpoint"
 	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/ingest"
@@ -172,7 +173,7 @@ const maxBatch = 1000
 // Ingest takes all records of an input. What was good is committed when it
 // returns; what was bad is in the report. An error means that the input as a
 // whole could not be read or not everything was committed, and it is to be sent
-// again.
+// again; the report then counts what was committed all the same.
 func (p *Pipeline) Ingest(ctx context.Context, src *Source, body io.Reader, encoding string) (Report, error) {
 	select {
 	case p.places <- struct{}{}:
@@ -201,7 +202,7 @@ func (p *Pipeline) Ingest(ctx context.Context, src *Source, body io.Reader, enco
 		if err != nil {
 			// What came before the break is good and stays.
 			if cerr := p.commit(ctx, b, items, &rep); cerr != nil {
-				return rep, cerr
+				err = cerr
 			}
 			return rep, err
 		}
@@ -231,14 +232,15 @@ func (p *Pipeline) Ingest(ctx context.Context, src *Source, body io.Reader, enco
 			items = items[:0]
 		}
 	}
-	return rep, p.commit(ctx, b, items, &rep)
+	err = p.commit(ctx, b, items, &rep)
+	return rep, err
 }
 
 // Lines takes whole lines of a followed file, the first of which has the number
 // first. There is nobody to tell of a broken one, so it is parked. done is
 // called in the transaction that commits what the lines cause.
 func (p *Pipeline) Lines(ctx context.Context, src *Source, lines []byte, first int, done func(store.Tx) error) error {
-	rd, err := ingest.NewReader(bytes.NewReader(lines), src.Format, p.opt.Limits.Doc)
+	rd, err := ingest.NewLineReader(lines, src.Format, p.opt.Limits.Doc)
 	if err != nil {
 		return err
 	}
@@ -285,18 +287,25 @@ func (p *Pipeline) Lines(ctx context.Context, src *Source, lines []byte, first i
 	})
 }
 
+// maxParked bounds how much of a record that could not be taken is kept.
+const maxParked = 64 << 10
+
 // park seals a record that could not be taken, since it may carry secrets.
 func (p *Pipeline) park(src *Source, number int, raw []byte, reason error, now staunch.Time) (store.Parked, error) {
 	sum := strings.TrimPrefix(staunch.Digest(fmt.Appendf(nil, "%s/%d/%s", src.Name, number, raw)), "sha256:")
-	row := store.Parked{ID: "prk_" + sum[:20], Source: src.Name, Number: number, Reason: reason.Error(), At: now, Raw: bytes.Clone(raw)}
-	if p.opt.Sealer != nil {
-		var err error
-		if row.Raw, err = p.opt.Sealer.Seal("parked/"+row.ID, raw); err != nil {
-			return row, fmt.Errorf("sealing a parked record: %w", err)
-		}
+	row := store.Parked{ID: "prk_" + sum[:20], Source: src.Name, Number: number, Reason: reason.Error(), At: now}
+	if p.opt.Sealer == nil {
+		return row, nil // never in plain
+	}
+	var err error
+	if row.Raw, err = p.opt.Sealer.Seal(ParkedPurpose(row.ID), raw[:min(len(raw), maxParked)]); err != nil {
+		return row, fmt.Errorf("sealing a parked record: %w", err)
 	}
 	return row, nil
 }
+
+// ParkedPurpose is the purpose under which a parked record is sealed.
+func ParkedPurpose(id string) string { return "parked/" + id }
 
 // commit is T1: everything that the items cause, in one transaction.
 func (p *Pipeline) commit(ctx context.Context, b *Bundle, items []*item, rep *Report) error {
@@ -310,9 +319,9 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 	var kept, dups, signals, decisions int
 	err := p.opt.Store.Update(ctx, func(tx store.Tx) error {
 		kept, dups, signals, decisions = 0, 0, 0, 0
-		accused := newRefSet()
+		accused, joined := newRefSet(), newRefSet()
 		for _, it := range items {
-			fresh, n, err := p.put(tx, it, accused)
+			fresh, n, err := p.put(tx, it, accused, joined)
 			if err != nil {
 				return fmt.Errorf("record %d: %w", it.number, err)
 			}
@@ -324,6 +333,9 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 			signals += n
 		}
 		now := staunch.TimeOf(p.opt.Clock.Now())
+		if err := p.rejoin(tx, accused, joined, now); err != nil {
+			return err
+		}
 		for _, ref := range accused.list {
 			n, err := p.decide(tx, b, ref, now)
 			if err != nil {
@@ -331,12 +343,15 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 			}
 			decisions += n
 		}
+		crashpoint.Here("ingest.written")
 		if more != nil {
 			return more(tx)
 		}
 		return nil
 	})
+	crashpoint.Here("ingest.committed")
 	if err != nil {
+		rep.Accepted -= len(items)
 		return fmt.Errorf("committing %d records: %w", len(items), err)
 	}
 	rep.Kept += kept
@@ -351,8 +366,9 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 }
 
 // put commits one item's rows and follows open cases. An event that is there
-// already has had all its effects.
-func (p *Pipeline) put(tx store.Tx, it *item, accused *refSet) (fresh bool, signals int, err error) {
+// already has had all its effects. Whom its signals accuse goes to accused, what
+// its facts put together to joined.
+func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet) (fresh bool, signals int, err error) {
 	if fresh, err = tx.PutEvent(it.event); err != nil || !fresh {
 		return fresh, 0, err
 	}
@@ -369,31 +385,142 @@ func (p *Pipeline) put(tx store.Tx, it *item, accused *refSet) (fresh bool, sign
 		if _, err := tx.PutFact(f); err != nil {
 			return false, 0, err
 		}
+		for _, l := range f.Links() {
+			if l.Rel == staunch.RelOf || l.Rel == staunch.RelSame {
+				joined.add(l.From)
+			}
+			if l.Rel == staunch.RelSame {
+				joined.add(l.To)
+			}
+		}
 	}
 	if err := p.follow(tx, it, facts); err != nil {
 		return false, 0, err
 	}
+	refused, err := p.refused(tx, it)
+	if err != nil || refused {
+		return true, 0, err
+	}
+	var made []staunch.Signal
 	for _, s := range it.signals {
+		if may, err := p.mayAccuse(tx, it.src, s.Accused); err != nil {
+			return false, 0, err
+		} else if !may {
+			continue
+		}
 		in, err := tx.PutSignal(s)
 		if err != nil {
 			return false, 0, err
 		}
 		if in {
-			signals++
+			made = append(made, s)
 			accused.add(s.Accused)
 		}
 	}
-	if p.opt.ObserveSignals != nil && signals > 0 {
-		tx.OnCommit(func() { p.opt.ObserveSignals(it.signals) })
+	if p.opt.ObserveSignals != nil && len(made) > 0 {
+		tx.OnCommit(func() { p.opt.ObserveSignals(made) })
 	}
-	return true, signals, nil
+	return true, len(made), nil
+}
+
+// rejoin adds to accused what the new memberships put together: evidence against
+// a session weighs against its account from when it is known to be its, and
+// whether that was learned before the evidence or after must not matter.
+func (p *Pipeline) rejoin(tx store.Tx, accused, joined *refSet, now staunch.Time) error {
+	for _, ref := range joined.list {
+		if accused.seen[ref] {
+			continue // it is judged with all that it belongs to
+		}
+		members, _, err := p.opt.Inventory.Within(tx, ref, 0, 0)
+		if err != nil {
+			return err
+		}
+		refs := make([]staunch.Ref, len(members))
+		for i, m := range members {
+			refs[i] = m.Ref
+		}
+		evidence, err := tx.SignalsAccusing(refs, now.Add(-p.opt.Params.Horizon()), 1)
+		if err != nil {
+			return err
+		}
+		if len(evidence) > 0 {
+			accused.add(ref)
+		}
+	}
+	return nil
+}
+
+// mayAccuse reports whether a source may accuse a ref. An identity belongs to no
+// realm: to accuse it is to accuse all its accounts.
+func (p *Pipeline) mayAccuse(r store.Reader, src *Source, ref staunch.Ref) (bool, error) {
+	if ref.Kind != staunch.KindIdentity {
+		return src.mayAccuse(ref.Realm), nil
+	}
+	id, err := r.Identity(ref.Value)
+	if errors.Is(err, staunch.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, a := range id.Accounts {
+		if !src.mayAccuse(a.Realm) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// refused reports whether the event is the denial of a subject that was
+// contained when it acted: that it is refused is what containment is for. What
+// it did before counts, whenever we learn of it.
+func (p *Pipeline) refused(tx store.Tx, it *item) (bool, error) {
+	if len(it.signals) == 0 || it.event.Outcome != staunch.OutcomeFailure {
+		return false, nil
+	}
+	cases, err := p.containing(tx, it)
+	if err != nil {
+		return false, err
+	}
+	for _, c := range cases {
+		if c.Phase != staunch.PhaseApproval && c.Opened <= it.event.Time {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// containing returns the open cases that contain the event's actor, as their
+// subject or, as far as the watch knows, as something derived from it.
+func (p *Pipeline) containing(tx store.Tx, it *item) ([]staunch.Containment, error) {
+	cases, err := tx.OpenContainments(it.event.Actor)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range p.watch.cases(it.event.Actor...) {
+		if slices.ContainsFunc(cases, func(c staunch.Containment) bool { return c.ID == id }) {
+			continue
+		}
+		c, err := tx.Containment(id)
+		if errors.Is(err, staunch.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if c.Phase.Open() {
+			cases = append(cases, c)
+		}
+	}
+	return cases, nil
 }
 
 // follow tells open cases what the event means to them: success by a contained
-// subject, or something new that one of theirs issued.
+// subject, or something new that one of theirs issued. What is outside of its
+// source's time bounds says nothing of what went on after the effect.
 func (p *Pipeline) follow(tx store.Tx, it *item, facts []staunch.Fact) error {
-	if it.concerns && it.event.Outcome == staunch.OutcomeSuccess {
-		cases, err := tx.OpenContainments(it.event.Actor)
+	if it.concerns && it.event.Outcome == staunch.OutcomeSuccess && it.event.Standing.MayEnforce() {
+		cases, err := p.containing(tx, it)
 		if err != nil {
 			return err
 		}
@@ -404,7 +531,7 @@ func (p *Pipeline) follow(tx store.Tx, it *item, facts []staunch.Fact) error {
 		}
 	}
 	for _, f := range facts {
-		if f.By.IsZero() || !p.watch.concerns([]staunch.Ref{f.By, f.Of}) {
+		if f.By.IsZero() {
 			continue
 		}
 		for _, id := range p.watch.cases(f.By, f.Of) {

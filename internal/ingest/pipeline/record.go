@@ -47,6 +47,7 @@ func (s *Source) standing(at, received staunch.Time) staunch.Standing {
 
 // item is one record on its way to the transaction.
 type item struct {
+	src     *Source
 	number  int
 	event   staunch.Event
 	facts   []staunch.Fact
@@ -99,7 +100,7 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 	if err != nil {
 		return nil, err
 	}
-	it := &item{number: number, concerns: concerns}
+	it := &item{src: src, number: number, concerns: concerns}
 	digest := staunch.Digest(doc.Raw())
 	if len(secrets) > 0 && p.opt.Digest != nil {
 		// A plain digest of a record with a short secret in it could be tried out.
@@ -141,10 +142,10 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 		it.facts = append(it.facts, f)
 	}
 	for _, m := range sc.matched {
-		it.signals = append(it.signals, p.accuse(b, src, b.Rules.Rules()[m], doc, keys, it)...)
+		it.signals = append(it.signals, p.accuse(b, b.Rules.Rules()[m], doc, keys, secrets, it)...)
 	}
 	for _, f := range mapped.Findings {
-		it.signals = append(it.signals, p.finding(b, src, f, it)...)
+		it.signals = append(it.signals, p.finding(b, f, it)...)
 	}
 	return it, nil
 }
@@ -187,7 +188,7 @@ func redact(raw []byte, secrets []format.SecretValue) (json.RawMessage, error) {
 }
 
 // accuse makes the signals of one matched rule.
-func (p *Pipeline) accuse(b *Bundle, src *Source, r *sigma.Rule, doc *jsondoc.Doc, keys staunch.Keys, it *item) []staunch.Signal {
+func (p *Pipeline) accuse(b *Bundle, r *sigma.Rule, doc *jsondoc.Doc, keys staunch.Keys, secrets []format.SecretValue, it *item) []staunch.Signal {
 	mode := staunch.ModeEnforce
 	if r.Mode != "" {
 		if m, err := staunch.ParseMode(r.Mode); err == nil {
@@ -205,18 +206,27 @@ func (p *Pipeline) accuse(b *Bundle, src *Source, r *sigma.Rule, doc *jsondoc.Do
 			refs = append(refs, kindRefs(keys.Actor, staunch.Kind(a.Kind))...)
 			continue
 		}
-		if v := doc.Root().At(jsondoc.ParsePath(a.Field)).String(); v != "" {
-			refs = append(refs, staunch.Ref{Kind: staunch.Kind(a.Kind), Realm: src.Realm, Scheme: a.Scheme, Value: v})
+		v := doc.Root().At(jsondoc.ParsePath(a.Field)).String()
+		if v == "" {
+			continue
 		}
+		ref := staunch.Ref{Kind: staunch.Kind(a.Kind), Realm: it.src.Realm, Scheme: a.Scheme, Value: v}
+		// A secret stands in refs by its digest alone.
+		if i := slices.IndexFunc(secrets, func(s format.SecretValue) bool { return s.Value.Reveal() == v }); i >= 0 {
+			if ref.Value = secrets[i].Value.Digest(); secrets[i].Ref.Kind == ref.Kind {
+				ref = secrets[i].Ref
+			}
+		}
+		refs = append(refs, ref)
 	}
 	if len(r.Accuse) == 0 {
-		for _, k := range src.Format.Accused() {
+		for _, k := range it.src.Format.Accused() {
 			if refs = kindRefs(keys.Actor, k); len(refs) > 0 {
 				break
 			}
 		}
 	}
-	return p.signals(src, base, refs, it)
+	return p.signals(base, refs, it)
 }
 
 // kindRefs returns the refs of the kind. Several schemes may name one thing, so
@@ -245,28 +255,26 @@ func evidence(title string, k staunch.Keys) string {
 }
 
 // finding makes the signals of an outside detector's finding.
-func (p *Pipeline) finding(b *Bundle, src *Source, f format.Finding, it *item) []staunch.Signal {
-	rule := "source:" + src.Name
+func (p *Pipeline) finding(b *Bundle, f format.Finding, it *item) []staunch.Signal {
+	rule := "source:" + it.src.Name
 	if f.ID != "" {
 		rule += "/" + f.ID
 	}
-	return p.signals(src, staunch.Signal{
+	return p.signals(staunch.Signal{
 		Rule: rule, Title: f.Title, Bundle: b.Hash, Confidence: f.Confidence, Techniques: f.Techniques,
 		Mode: staunch.ModeEnforce, Evidence: f.Evidence,
 	}, f.Accused, it)
 }
 
 // signals fills in what all signals of an event share, and leaves out what the
-// source may not accuse, our own doings and the denials of a contained subject.
-func (p *Pipeline) signals(src *Source, base staunch.Signal, refs []staunch.Ref, it *item) []staunch.Signal {
+// source may not accuse and our own doings.
+func (p *Pipeline) signals(base staunch.Signal, refs []staunch.Ref, it *item) []staunch.Signal {
+	src := it.src
 	if base.Confidence <= 0 {
 		return nil
 	}
 	if slices.ContainsFunc(it.event.Actor, p.opt.IsOwn) {
 		return nil // our own echo is not evidence
-	}
-	if it.concerns && it.event.Outcome == staunch.OutcomeFailure {
-		return nil // that it is refused is what containment is for
 	}
 	var out []staunch.Signal
 	for _, ref := range refs {
@@ -274,7 +282,7 @@ func (p *Pipeline) signals(src *Source, base staunch.Signal, refs []staunch.Ref,
 			continue
 		}
 		if ref.Kind != staunch.KindIdentity && !src.mayAccuse(ref.Realm) {
-			continue
+			continue // identities are looked at where their accounts are known
 		}
 		s := base
 		s.V, s.Accused, s.Event, s.Source, s.Realm = staunch.Version, ref, it.event.ID, src.Name, src.Realm
