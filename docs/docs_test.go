@@ -617,6 +617,45 @@ func shellWords(s string) []string {
 	return out
 }
 
+var testName = regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`")
+
+// TestNamedTests looks for every test that a page names as evidence.
+func TestNamedTests(t *testing.T) {
+	have := map[string]bool{}
+	decl := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Z]\w+)\(`)
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "node_modules" || d.Name() != ".." && strings.HasPrefix(d.Name(), ".")) {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		for _, m := range decl.FindAllSubmatch(b, -1) {
+			have[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := 0
+	for _, p := range pages(t) {
+		for _, m := range testName.FindAllStringSubmatch(p.text, -1) {
+			named++
+			if !have[m[1]] {
+				t.Errorf("%s names %s, which is not there", p.path, m[1])
+			}
+		}
+	}
+	if named < 50 {
+		t.Errorf("only %d tests are named", named)
+	}
+}
+
 // TestSupportTable holds the support table to the formats and connectors.
 func TestSupportTable(t *testing.T) {
 	names, err := formats.Names()

@@ -281,8 +281,8 @@ func (a *App) connect() error {
 		c = wrap.RateLimit(c, rate.NewLimiter(rate.Limit(r.RatePerSecond), max(1, int(r.RatePerSecond))))
 		c = wrap.Retry(c, wrap.RetryOptions{})
 		if r.DryRun {
-			// Nothing is contained by itself on this realm, and what a person asks
-			// for is refused by the wrapper.
+			// Nothing is contained by itself on this realm. What a person asks for is
+			// held on the fast plane, and its steps say that nothing was sent.
 			mode = min(mode, staunch.ModeRecommend)
 			a.modes[r.Name] = mode
 			c = wrap.DryRun(c, a.opt.Clock, "the realm is configured with dry_run")
@@ -424,6 +424,7 @@ const watchEvery = 2 * time.Second
 func (a *App) refresh(ctx context.Context) {
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
+	var shredded time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -432,6 +433,32 @@ func (a *App) refresh(ctx context.Context) {
 		}
 		if err := a.pipe.RefreshWatch(ctx); err != nil && ctx.Err() == nil {
 			a.opt.Log.Error("reading what is contained", "error", err)
+		}
+		if now := a.opt.Clock.Now(); now.Sub(shredded) >= shredEvery {
+			shredded = now
+			if err := a.shredExpired(ctx); err != nil && ctx.Err() == nil {
+				a.opt.Log.Error("shredding secrets that ran out", "error", err)
+			}
+		}
+	}
+}
+
+// shredEvery is how often sealed secrets are looked through for those whose time
+// is over.
+const shredEvery = 10 * time.Minute
+
+// shredExpired deletes sealed secrets whose time is over, a page at a time.
+func (a *App) shredExpired(ctx context.Context) error {
+	now := staunch.TimeOf(a.opt.Clock.Now())
+	for {
+		n := 0
+		err := a.store.Update(ctx, func(tx store.Tx) error {
+			var err error
+			n, err = tx.ShredExpired(now, store.MaxPage)
+			return err
+		})
+		if err != nil || n < store.MaxPage {
+			return err
 		}
 	}
 }

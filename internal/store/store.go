@@ -17,8 +17,9 @@ import (
 // Store is safe for concurrent use.
 type Store interface {
 	// Update runs fn in a serializable transaction and commits when fn returns
-	// nil. fn may run more than once; it must keep no state between runs and do
-	// nothing outside. When fn fails, nothing is kept and its error comes back
+	// nil. fn may run more than once, on either database; it must keep no state
+	// between runs, do nothing outside, and not call Update, nor may what it gives
+	// to OnCommit. When fn fails, nothing is kept and its error comes back
 	// as it is. An error that wraps staunch.ErrCommitUnknown means that the
 	// commit may or may not have happened: the caller reads before it goes on.
 	// Functions given to OnCommit by the run that committed are called once, in
@@ -172,9 +173,14 @@ type Tx interface {
 	// Shred deletes sealed values for good.
 	Shred(ids ...string) error
 	ShredSecret(ref staunch.Ref) error
+	// ShredExpired deletes at most limit secrets whose time (until) is over, and
+	// returns how many it deleted.
+	ShredExpired(now staunch.Time, limit int) (int, error)
 	// AppendRecord chains a record onto this transaction's lane. V, Lane, Seq,
 	// Prev and Hash are filled in.
 	AppendRecord(staunch.Record) (staunch.Record, error)
+	// PutNotice inserts or replaces by ID; one that was delivered is delivered
+	// again when it is put without Done.
 	PutNotice(Notice) error
 	PutParked(Parked) error
 	DeleteParked(id string) error

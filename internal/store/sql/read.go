@@ -297,6 +297,21 @@ func (r *reader) Cursor(name string) (string, error) {
 	return string(v), err
 }
 
+// expired returns the keys of secrets whose time is over.
+func (r *reader) expired(now staunch.Time, limit int) ([]string, error) {
+	var out []string
+	err := r.query("SELECT ref FROM secrets WHERE until > 0 AND until <= $1 LIMIT $2", []any{int64(now), int64(limit)},
+		func(scan func(...any) error) error {
+			var ref string
+			if err := scan(&ref); err != nil {
+				return err
+			}
+			out = append(out, ref)
+			return nil
+		})
+	return out, err
+}
+
 func (r *reader) Cap(name string) (store.Cap, error) {
 	c := store.Cap{Name: name}
 	err := r.one("cap "+name, "SELECT used, lim FROM caps WHERE name = $1", []any{name}, &c.Used, &c.Limit)

@@ -496,6 +496,22 @@ func (t *tx) ShredSecret(ref staunch.Ref) error {
 	return nil
 }
 
+// ShredExpired deletes as Shred does.
+func (t *tx) ShredExpired(now staunch.Time, limit int) (int, error) {
+	refs, err := t.expired(now, min(max(limit, 0), store.MaxPage))
+	if err != nil {
+		return 0, fmt.Errorf("looking for secrets that ran out: %w", err)
+	}
+	for _, ref := range refs {
+		gone, err := t.put("DELETE FROM secrets WHERE ref = $1", ref)
+		if err != nil {
+			return 0, fmt.Errorf("shredding a secret that ran out: %w", err)
+		}
+		t.shreds = t.shreds || gone
+	}
+	return len(refs), nil
+}
+
 func (t *tx) AppendRecord(rec staunch.Record) (staunch.Record, error) {
 	if t.failed != nil {
 		return staunch.Record{}, fmt.Errorf("appending a record: %w", t.failed)

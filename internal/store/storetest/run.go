@@ -686,6 +686,28 @@ func testSealed(t *testing.T, h Harness) {
 			is(t, "shredded", err, staunch.ErrNotFound)
 		}
 	})
+	// What runs out goes by its time, a page at a time; 0 never runs out.
+	update(t, h.Store, func(tx store.Tx) error {
+		return errors.Join(tx.PutSecret(Ref(1), 100, []byte("a")), tx.PutSecret(Ref(2), 100, []byte("b")),
+			tx.PutSecret(Ref(3), 101, []byte("c")), tx.PutSecret(Ref(4), 0, []byte("d")))
+	})
+	for _, want := range []int{1, 1, 0} {
+		update(t, h.Store, func(tx store.Tx) error {
+			n, err := tx.ShredExpired(100, 1)
+			if n != want {
+				t.Errorf("%d secrets ran out, want %d", n, want)
+			}
+			return err
+		})
+	}
+	inBoth(t, h.Store, func(t *testing.T, r store.Reader) {
+		for i, left := range map[int]bool{1: false, 2: false, 3: true, 4: true} {
+			_, err := r.SecretOf(Ref(i))
+			if left != (err == nil) {
+				t.Errorf("secret %d: %v", i, err)
+			}
+		}
+	})
 }
 
 func testRecords(t *testing.T, h Harness) {
