@@ -1,6 +1,7 @@
 package contain
 
 import (
+	"slices"
 	"time"
 
 	"github.com/staunch-project/staunch"
@@ -31,6 +32,9 @@ const (
 	DoSweep ActionKind = "sweep"
 	// DoProve: read independently and probe.
 	DoProve ActionKind = "prove"
+	// DoJoin: another case's step makes the effect that Action.Step claims; see
+	// what has become of it.
+	DoJoin ActionKind = "join"
 	// DoWindow: the stage is in force; its verification window opens.
 	DoWindow ActionKind = "window"
 	// DoNextStage: go to the next stage.
@@ -56,8 +60,12 @@ type Action struct {
 
 // Limits of what is tried before a person is asked.
 const (
-	// MaxAttempts bounds the calls for one step.
+	// MaxAttempts bounds the calls for one step that do not have their effect,
+	// and is how often a call must have failed for people to be told.
 	MaxAttempts = 6
+	// maxOutage bounds how often a step is tried again while its platform cannot
+	// be reached: with the longest backoff of 10 s about a quarter of an hour.
+	maxOutage = 90
 	// provingTime bounds how long a step may take to be proven.
 	provingTime = 30 * time.Second
 )
@@ -70,67 +78,70 @@ type SpecOf func(staunch.Step) (connector.VerbSpec, bool)
 // look; all others that are intended may have been sent by somebody who died.
 func Advance(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time) Action {
 	con := c.Containment
+	ending := con.Phase == staunch.PhaseReleasing || con.Phase == staunch.PhaseReleased
+	if !ending && con.Expires != 0 && now >= con.Expires {
+		return Action{Kind: DoExpire} // whatever else goes on (invariant I8)
+	}
 	switch con.Phase {
 	case staunch.PhaseOpen:
 		return Action{Kind: DoPlan}
 	case staunch.PhaseActing:
 		return advanceActing(c, specs, fresh, now)
 	case staunch.PhaseWindow:
-		if con.Replan {
-			return Action{Kind: DoPlan}
-		}
+		// The next stage's plan has in it what a child plan would.
 		if con.WindowEnds != 0 && now >= con.WindowEnds {
 			return Action{Kind: DoNextStage}
+		}
+		if con.Replan {
+			return Action{Kind: DoPlan}
 		}
 		return Action{Kind: DoNothing, At: earliest(con.WindowEnds, con.Expires)}
 	case staunch.PhaseHeld:
 		if con.Replan {
 			return Action{Kind: DoPlan}
 		}
-		if con.Expires != 0 && now >= con.Expires {
-			return Action{Kind: DoExpire}
-		}
 		return Action{Kind: DoNothing, At: con.Expires}
 	case staunch.PhaseReleasing:
 		return advanceReleasing(c, now)
 	case staunch.PhaseStuck:
-		if con.Expires != 0 && now >= con.Expires {
-			return Action{Kind: DoExpire}
+		// What was intended is carried out all the same: a plan that could not be
+		// made must not stop the one before it half-way.
+		if a, more := advanceSteps(c, specs, fresh, now); more && a.Kind != DoPlan {
+			a.At = earliest(a.At, con.Expires)
+			return a
 		}
 		return Action{Kind: DoNothing, At: con.Expires}
-	default: // approval, released
-		if con.Phase == staunch.PhaseApproval && con.Expires != 0 && now >= con.Expires {
-			return Action{Kind: DoExpire}
-		}
-		if con.Phase == staunch.PhaseApproval {
-			return Action{Kind: DoNothing, At: con.Expires}
-		}
+	case staunch.PhaseApproval:
+		return Action{Kind: DoNothing, At: con.Expires}
+	default: // released
 		return Action{Kind: DoNothing}
 	}
 }
 
-func advanceActing(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time) Action {
-	// First everything that still has to be called, in order: the steps of one
-	// realm depend on the ones before (NOLOGIN, then REVOKE, then terminate).
+// advanceSteps returns what comes next for the steps; more is false when none
+// is left to be called, swept, proven or joined.
+func advanceSteps(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time) (a Action, more bool) {
+	// First everything that still has to be called. The steps of one realm depend
+	// on the ones before (NOLOGIN, then REVOKE, then terminate), so one that has
+	// to wait holds up its realm, until it has failed so often that the others
+	// had better go on without it. Realms do not wait for each other.
+	var next staunch.Time
+	blocked := map[string]bool{}
 	for _, s := range c.Steps {
-		switch s.State {
-		case staunch.StepIntended:
-			if s.NotBefore > now {
-				return Action{Kind: DoNothing, At: s.NotBefore}
-			}
-			if fresh[s.ID] {
-				return Action{Kind: DoApply, Step: s.ID}
-			}
-			return Action{Kind: DoLook, Step: s.ID}
-		case staunch.StepUnknown, staunch.StepApplied:
-			if s.NotBefore > now {
-				return Action{Kind: DoNothing, At: s.NotBefore}
-			}
-			return Action{Kind: DoLook, Step: s.ID}
+		if !calling(s.State) || blocked[s.Target.Ref.Realm] {
+			continue
+		}
+		switch {
+		case s.NotBefore > now:
+			next = earliest(next, s.NotBefore)
+			blocked[s.Target.Ref.Realm] = s.Attempts < MaxAttempts
+		case s.State == staunch.StepIntended && fresh[s.ID]:
+			return Action{Kind: DoApply, Step: s.ID}, true
+		default:
+			return Action{Kind: DoLook, Step: s.ID}, true
 		}
 	}
 	// Then sweeps and proofs, whichever is due; otherwise wait for the next.
-	var next staunch.Time
 	for _, s := range c.Steps {
 		if s.State != staunch.StepRead {
 			continue
@@ -140,14 +151,59 @@ func advanceActing(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time
 			continue
 		}
 		if spec, ok := specs(s); ok && s.Sweeps < len(spec.Sweeps) {
-			return Action{Kind: DoSweep, Step: s.ID}
+			return Action{Kind: DoSweep, Step: s.ID}, true
 		}
-		return Action{Kind: DoProve, Step: s.ID}
+		return Action{Kind: DoProve, Step: s.ID}, true
 	}
 	if next != 0 {
-		return Action{Kind: DoNothing, At: next}
+		return Action{Kind: DoNothing, At: next}, true
 	}
+	// Last what another case's step makes: it counts when that is proven.
+	for _, s := range c.Steps {
+		if s.State == staunch.StepShared && holdOf(c, s).State != staunch.HoldProven {
+			if c.Containment.Replan {
+				return Action{Kind: DoPlan}, true
+			}
+			return Action{Kind: DoJoin, Step: s.ID}, true
+		}
+	}
+	return Action{}, false
+}
+
+// calling reports whether a step in the state is still to be called or looked
+// at: it cannot be said that its effect is there.
+func calling(st staunch.StepState) bool {
+	return st == staunch.StepIntended || st == staunch.StepUnknown || st == staunch.StepApplied
+}
+
+// over reports whether a release leaves a step in the state alone.
+func over(st staunch.StepState) bool {
+	switch st {
+	case staunch.StepReverted, staunch.StepKept, staunch.StepVoid, staunch.StepDiverged:
+		return true
+	}
+	return false
+}
+
+// holdOf returns the hold that a step claims, the zero Hold where the case has
+// it not.
+func holdOf(c Case, s staunch.Step) staunch.Hold {
+	for _, h := range c.Holds {
+		if h.ID == s.Hold {
+			return h
+		}
+	}
+	return staunch.Hold{}
+}
+
+func advanceActing(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time) Action {
 	con := c.Containment
+	if a, more := advanceSteps(c, specs, fresh, now); more {
+		if a.Kind == DoNothing {
+			a.At = earliest(a.At, con.Expires)
+		}
+		return a
+	}
 	if con.Replan {
 		return Action{Kind: DoPlan}
 	}
@@ -163,19 +219,32 @@ func advanceActing(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time
 }
 
 func advanceReleasing(c Case, now staunch.Time) Action {
-	// From the last to the first, since later steps may build on earlier ones.
+	// From the last to the first, since later steps may build on earlier ones;
+	// again realm by realm.
+	var next staunch.Time
+	blocked := map[string]bool{}
 	for i := len(c.Steps) - 1; i >= 0; i-- {
 		s := c.Steps[i]
-		switch s.State {
-		case staunch.StepReverted, staunch.StepKept, staunch.StepVoid, staunch.StepDiverged:
-			continue
+		switch {
+		case over(s.State) || blocked[s.Target.Ref.Realm]:
+		case s.State == staunch.StepFailed && !claims(holdOf(c, s), c.Containment.ID):
+			// Nothing of it was ever in force.
+		case s.State == staunch.StepReverting && s.NotBefore > now:
+			next = earliest(next, s.NotBefore)
+			blocked[s.Target.Ref.Realm] = s.Attempts < MaxAttempts
+		default:
+			return Action{Kind: DoRevert, Step: s.ID}
 		}
-		if s.NotBefore > now {
-			return Action{Kind: DoNothing, At: s.NotBefore}
-		}
-		return Action{Kind: DoRevert, Step: s.ID}
+	}
+	if next != 0 {
+		return Action{Kind: DoNothing, At: next}
 	}
 	return Action{Kind: DoFinish}
+}
+
+// claims reports whether the hold is active and the case claims it.
+func claims(h staunch.Hold, id string) bool {
+	return h.Active() && slices.Contains(h.Claims, id)
 }
 
 // hasNext reports whether the playbook has a further stage that the decided tier

@@ -428,16 +428,18 @@ func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet) (fresh bo
 // whether that was learned before the evidence or after must not matter.
 func (p *Pipeline) rejoin(tx store.Tx, accused, joined *refSet, now staunch.Time) error {
 	for _, ref := range joined.list {
-		if accused.seen[ref] {
-			continue // it is judged with all that it belongs to
-		}
 		members, _, err := p.opt.Inventory.Within(tx, ref, 0, 0)
 		if err != nil {
 			return err
 		}
 		refs := make([]staunch.Ref, len(members))
+		judged := accused.seen[ref]
 		for i, m := range members {
 			refs[i] = m.Ref
+			judged = judged || accused.seen[m.Ref]
+		}
+		if judged {
+			continue // whoever is accused is judged with all that it belongs to
 		}
 		evidence, err := tx.SignalsAccusing(refs, now.Add(-p.opt.Params.Horizon()), 1)
 		if err != nil {

@@ -766,7 +766,7 @@ func TestEscalation(t *testing.T) {
 	r.setIdentity(staunch.Identity{Name: "bob", Accounts: []staunch.Ref{account("bob")}})
 	for i, want := range []staunch.Tier{staunch.TierRestrict, staunch.TierIsolate, staunch.TierRevoke} {
 		r.clock.add(time.Second)
-		r.ingest(r.rec(fmt.Sprint(i), []string{"medium", "high", "critical"}[i], "bob"))
+		r.ingest(r.rec(fmt.Sprint(i), []string{"medium", "other", "critical"}[i], "bob"))
 		if c := r.cases(); len(c) != 1 || c[0].Tier != want {
 			t.Fatalf("after %d: %+v", i+1, c)
 		}

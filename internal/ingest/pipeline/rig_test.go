@@ -78,11 +78,11 @@ facts:
 findings:
   - when: {kind: finding}
     id: =leak
-    title: "A leak"
+    title: "=A leak"
     confidence: {from: score, scale: 100}
     accuse:
       - [{kind: identity, from: identity}, {kind: account, scheme: name, realm: realm, from: account}, user]
-    evidence: "seen"
+    evidence: =seen
 ocsf:
   unmapped: all
   common:

@@ -1,0 +1,2 @@
+-- +goose Up
+CREATE INDEX secrets_by_until ON secrets (until);
