@@ -1,0 +1,297 @@
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/app"
+	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// node is an app with a source and its token.
+type node struct {
+	t      *testing.T
+	app    *app.App
+	dir    string
+	url    string
+	admin  staunch.Secret
+	source staunch.Secret
+}
+
+func write(t *testing.T, dir, name, text string) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const nodeConfig = `v: 1
+mode: enforce
+rules: [rules]
+identities: identities.yaml
+sources:
+  - {name: events, format: json, realm: json/app, ceiling: revoke}
+  - {name: other, format: json, realm: json/other}
+`
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	n := &node{t: t, dir: t.TempDir()}
+	write(t, n.dir, "staunch.yaml", nodeConfig)
+	write(t, n.dir, "identities.yaml", "v: 1\nidentities:\n  - {name: mallory, kind: human, tolerance: normal, accounts: [\"account:json/app:name:mallory\"]}\n")
+	write(t, n.dir, "rules/dump.yaml", "title: Dump\nid: dump\nlevel: high\nlogsource: {product: app}\ndetection: {s: {action: dump}, condition: s}\n")
+	cfg, err := config.Load(filepath.Join(n.dir, "staunch.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.admin, err = app.Init(t.Context(), cfg, "root"); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	if n.source, _, err = app.MakeToken(t.Context(), n.app.Store(), store.Token{Name: "shipper", Role: "source", Source: "events"}, "test"); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (n *node) start() {
+	n.t.Helper()
+	cfg, err := config.Load(filepath.Join(n.dir, "staunch.yaml"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	setup, err := app.Load(cfg, true)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(n.t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if n.app, err = app.New(n.t.Context(), setup, app.Options{Listener: l}); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := n.app.Start(context.Background()); err != nil {
+		n.t.Fatal(err)
+	}
+	n.url = "http://" + l.Addr().String()
+	a := n.app
+	n.t.Cleanup(func() {
+		if err := a.Stop(); err != nil {
+			n.t.Error(err)
+		}
+	})
+}
+
+// call sends a request and returns the status and body.
+func (n *node) call(method, path string, token staunch.Secret, body string) (int, []byte) {
+	n.t.Helper()
+	req, err := http.NewRequestWithContext(n.t.Context(), method, n.url+path, strings.NewReader(body))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token.Reveal())
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return resp.StatusCode, b
+}
+
+func (n *node) post(records string) (int, []byte) {
+	n.t.Helper()
+	return n.call(http.MethodPost, "/v1/ingest/events", n.source, records)
+}
+
+func event(id, user, action string) string {
+	return fmt.Sprintf(`{"id":%q,"time":%q,"user":%q,"action":%q}`+"\n", id, time.Now().UTC().Format(time.RFC3339Nano), user, action)
+}
+
+func (n *node) cases() []staunch.Containment {
+	n.t.Helper()
+	status, b := n.call(http.MethodGet, "/v1/containments", n.admin, "")
+	var out struct {
+		Items []staunch.Containment `json:"items"`
+	}
+	if err := json.Unmarshal(b, &out); status != http.StatusOK || err != nil {
+		n.t.Fatalf("status %d, %v: %s", status, err, b)
+	}
+	return out.Items
+}
+
+func TestRecordsToContainment(t *testing.T) {
+	n := newNode(t)
+	line := event("1", "mallory", "dump")
+	// A batch with bad records: the good ones are kept, the bad ones named.
+	status, b := n.post(line + "{\"id\":\"x\",\"id\":\"y\"}\n\xff\xfe\n" + event("2", "alice", "read"))
+	if status != http.StatusOK || !bytes.Contains(b, []byte(`"accepted":2`)) || !bytes.Contains(b, []byte(`"record":2`)) || !bytes.Contains(b, []byte(`"record":3`)) {
+		t.Fatalf("status %d: %s", status, b)
+	}
+	if cs := n.cases(); len(cs) != 1 || cs[0].Tier != staunch.TierIsolate || cs[0].Identity.Name != "mallory" {
+		t.Fatalf("cases are %+v", cs)
+	}
+	// Redelivery changes nothing, after a restart too.
+	for range 2 {
+		status, b = n.post(line)
+		if status != http.StatusOK || !bytes.Contains(b, []byte(`"duplicates":1`)) || !bytes.Contains(b, []byte(`"signals":0`)) {
+			t.Fatalf("redelivery: status %d: %s", status, b)
+		}
+		if err := n.app.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		n.start()
+	}
+	if cs := n.cases(); len(cs) != 1 || len(cs[0].Decisions) != 1 {
+		t.Errorf("after redelivery the cases are %+v", cs)
+	}
+}
+
+func TestAnothersSourceAndToken(t *testing.T) {
+	n := newNode(t)
+	for name, tc := range map[string]struct {
+		path  string
+		token staunch.Secret
+		want  int
+	}{
+		"another source":    {"/v1/ingest/other", n.source, http.StatusForbidden},
+		"no such source":    {"/v1/ingest/nobody", n.source, http.StatusForbidden},
+		"an admin's token":  {"/v1/ingest/events", n.admin, http.StatusForbidden},
+		"no token":          {"/v1/ingest/events", staunch.Secret{}, http.StatusUnauthorized},
+		"somebody's token":  {"/v1/ingest/events", staunch.NewSecret("stn_" + strings.Repeat("a", 49)), http.StatusUnauthorized},
+		"reading with it":   {"/v1/containments", n.source, http.StatusForbidden},
+		"asking the guard":  {"/access/v1/evaluation", n.source, http.StatusForbidden},
+		"reading the chain": {"/v1/records/export", n.source, http.StatusForbidden},
+	} {
+		method := http.MethodPost
+		if strings.HasPrefix(tc.path, "/v1/containments") || strings.HasPrefix(tc.path, "/v1/records") {
+			method = http.MethodGet
+		}
+		body := event("1", "mallory", "dump")
+		if method == http.MethodGet {
+			body = ""
+		}
+		if status, b := n.call(method, tc.path, tc.token, body); status != tc.want {
+			t.Errorf("%s: status %d, want %d: %s", name, status, tc.want, b)
+		}
+	}
+	if cs := n.cases(); len(cs) != 0 {
+		t.Errorf("refused input opened %+v", cs)
+	}
+}
+
+func TestReloadIsAllOrNothing(t *testing.T) {
+	n := newNode(t)
+	write(t, n.dir, "rules/grant.yaml", "title: Grant\nid: grant\nlevel: high\nlogsource: {product: app}\ndetection: {s: {action: grant}, condition: s}\n")
+	// One file is good and one is bad: nothing changes.
+	write(t, n.dir, "rules/bad.yaml", "title: Bad\nid: bad\nlogsource: {product: app}\ndetection: {s: {'a|nosuch': b}, condition: s}\n")
+	if _, err := n.app.Reload(t.Context(), "test"); !errors.Is(err, staunch.ErrInvalid) || !strings.Contains(err.Error(), "bad.yaml:4") {
+		t.Fatalf("reloading a bad rule gave %v", err)
+	}
+	n.post(event("1", "bob", "grant"))
+	if cs := n.cases(); len(cs) != 0 {
+		t.Fatalf("a refused reload put its good rule in force: %+v", cs)
+	}
+	for _, bad := range []string{"v: 1\nnosuch: 1\n", nodeConfig + "policies: [nowhere]\n", nodeConfig + "limits: {global: {limit: 5, keep: 9}}\n"} {
+		write(t, n.dir, "staunch.yaml", bad)
+		if _, err := n.app.Reload(t.Context(), "test"); err == nil {
+			t.Errorf("a bad configuration was taken: %q", bad)
+		}
+	}
+	write(t, n.dir, "staunch.yaml", nodeConfig)
+	if err := os.Remove(filepath.Join(n.dir, "rules/bad.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := n.app.Reload(t.Context(), "test")
+	if err != nil || !r.Changed {
+		t.Fatalf("reloading gave %+v, %v", r, err)
+	}
+	n.post(event("2", "bob", "grant"))
+	if cs := n.cases(); len(cs) != 1 {
+		t.Errorf("the reloaded rule made %+v", cs)
+	}
+	err = n.app.Store().View(t.Context(), func(rd store.Reader) error {
+		b, err := rd.ActiveBundle()
+		if b.Hash != r.Bundle {
+			t.Errorf("the active bundle is %s, want %s", b.Hash, r.Bundle)
+		}
+		recs, err2 := rd.RecordsAbout(r.Bundle, 10)
+		if len(recs) != 1 || recs[0].Kind != staunch.RecordConfig || recs[0].Actor != "test" {
+			t.Errorf("the reload's records are %+v", recs)
+		}
+		return errors.Join(err, err2)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestKeysAreNeeded(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "staunch.yaml", "v: 1\n")
+	cfg, err := config.Load(filepath.Join(dir, "staunch.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup, err := app.Load(cfg, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := app.New(t.Context(), setup, app.Options{}); err == nil || !strings.Contains(err.Error(), "no key file") {
+		t.Errorf("starting without a key file gave %v", err)
+	}
+	if _, err := app.Init(t.Context(), cfg, "root"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := app.Init(t.Context(), cfg, "root"); !errors.Is(err, staunch.ErrConflict) {
+		t.Errorf("a second init gave %v", err)
+	}
+}
+
+func TestExpiredSecretsAreShredded(t *testing.T) {
+	n := newNode(t)
+	ref := staunch.Ref{Kind: staunch.KindCredential, Realm: "json/app", Scheme: "sha256", Value: "sha256:aa"}
+	past := staunch.TimeOf(time.Now().Add(-time.Hour))
+	if err := n.app.Store().Update(t.Context(), func(tx store.Tx) error { return tx.PutSecret(ref, past, []byte("x")) }); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := n.app.Store().View(t.Context(), func(r store.Reader) error {
+			_, err := r.SecretOf(ref)
+			return err
+		})
+		if errors.Is(err, staunch.ErrNotFound) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the secret is still there: %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
