@@ -12,6 +12,9 @@ MAX_MIB       := 75
 FUZZTIME      ?= 5s
 BENCHCOUNT    ?= 5
 BENCH         ?= .
+# BENCHARGS are for bench-whole: -subjects 100, -watch 5s, -quiet 2 and others
+# (go test ./test/bench -args -help).
+BENCHARGS     ?=
 
 .PHONY: help
 help: ## list the targets
@@ -38,8 +41,18 @@ fuzz: ## run every fuzz target for FUZZTIME
 	scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
-bench: ## run the benchmarks that match BENCH, BENCHCOUNT times each
-	STAUNCH_REQUIRE_POSTGRES=1 go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m ./...
+bench: prerequisites ## run the benchmarks that match BENCH, BENCHCOUNT times each, then bench-whole; goes on where it was stopped
+	mkdir -p .bench
+	out=.bench/go-$$(scripts/tree-id.sh).txt; if [ -e "$$out" ]; then cat "$$out"; else \
+		STAUNCH_REQUIRE_POSTGRES=1 go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m ./... | tee "$$out.part" && \
+		mv "$$out.part" "$$out"; fi
+	$(MAKE) --no-print-directory bench-whole
+
+.PHONY: bench-whole
+bench-whole: prerequisites ## measure the whole process on PostgreSQL, oauth2 and Vault; finished pieces are kept in .bench
+	STAUNCH_VAULT_BIN=$$(scripts/build-vault.sh)/vault STAUNCH_REQUIRE_POSTGRES=1 STAUNCH_REQUIRE_VAULT=1 \
+		go test -tags systems -count=1 -timeout 0 -v ./test/bench -args -full \
+		-results $(CURDIR)/.bench/results.jsonl -build "$$(scripts/tree-id.sh)" $(BENCHARGS)
 
 .PHONY: prerequisites
 prerequisites: ## install what the tests need, as root; else say what is missing

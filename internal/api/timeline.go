@@ -80,7 +80,12 @@ func timeline(c Case, events []staunch.Event, records []staunch.Record) []Moment
 			note = ": " + st.Receipt.Note
 		}
 		add(st.Applied, momentCall, st.ID, "", "%s answered%s", st.Connector, note)
-		add(st.Proven, momentProof, st.ID, "", "%s holds: %s", st.Target, orElse(st.After, "read back as expected"))
+		// After says what the newest read found: once undone, what it is then.
+		proof := st.After
+		if st.Reverted != 0 || st.State == staunch.StepReverting || st.State == staunch.StepDiverged {
+			proof = ""
+		}
+		add(st.Proven, momentProof, st.ID, "", "%s holds: %s", st.Target, orElse(proof, "read back as expected"))
 		add(st.Reverted, momentRevert, st.ID, "", "%s is as it was: %s", st.Target, orElse(st.Before, "read back as expected"))
 		if st.State == staunch.StepKept || st.State == staunch.StepDiverged || st.State == staunch.StepFailed {
 			add(max(st.Applied, st.Intended, st.Proven), momentRevert, st.ID, "", "%s is %s: %s", st.Target, st.State, orElse(st.Note, "see the step"))

@@ -76,11 +76,19 @@ func releaseFlags(g *globals, cmd *cobra.Command, req *api.ReleaseRequest) {
 	yesFlag(g, cmd)
 }
 
+// needReason refuses to change anything without one.
+func needReason(s string) error {
+	if strings.TrimSpace(s) == "" {
+		return usagef("--reason is missing: others will want to know why")
+	}
+	return nil
+}
+
 type releaser = func(*client.Client, context.Context, string, api.ReleaseRequest) (api.Changed, error)
 
 func (g *globals) release(cmd *cobra.Command, id string, req api.ReleaseRequest, do releaser) error {
-	if strings.TrimSpace(req.Reason) == "" {
-		return usagef("--reason is missing: others will want to know why")
+	if err := needReason(req.Reason); err != nil {
+		return err
 	}
 	return g.withClient(func(c *client.Client) error {
 		if req.Revive {

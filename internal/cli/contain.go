@@ -70,8 +70,8 @@ See first what it would do with staunch plan.`,
 			if err != nil {
 				return err
 			}
-			if strings.TrimSpace(req.Reason) == "" {
-				return usagef("--reason is missing: others will want to know why")
+			if err := needReason(req.Reason); err != nil {
+				return err
 			}
 			if req.Key == "" {
 				req.Key = rand.Text()

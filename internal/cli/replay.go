@@ -56,8 +56,31 @@ func sourceNamed(s *app.Setup, name string) (*pipeline.Source, error) {
 	}, nil
 }
 
+// replayFlags are those of replay and explain.
+type replayFlags struct{ path, source, mode string }
+
+func (f *replayFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.path, "config", "staunch.yaml", "the configuration")
+	cmd.Flags().StringVar(&f.source, "source", "", "a configured source, or a format")
+	cmd.Flags().StringVar(&f.mode, "mode", "enforce", "the engine's mode: shadow, recommend or enforce")
+}
+
+// load reads the configuration and finds the source in it.
+func (f *replayFlags) load(g *globals) (*offline.Setup, *pipeline.Source, staunch.Mode, error) {
+	m, err := staunch.ParseMode(f.mode)
+	if err != nil {
+		return nil, nil, m, err
+	}
+	s, err := loadSetup(g, f.path)
+	if err != nil {
+		return nil, nil, m, err
+	}
+	src, err := sourceNamed(s, f.source)
+	return s, src, m, err
+}
+
 func newReplayCmd(g *globals) *cobra.Command {
-	var path, source, mode string
+	var f replayFlags
 	cmd := &cobra.Command{
 		Use:   "replay --config FILE [--source NAME] FILE...",
 		Short: "Show what recorded events would have caused",
@@ -72,15 +95,7 @@ The engine's mode is taken to be enforce, so that what would be contained shows;
   staunch replay --config staunch.yaml --source aws.cloudtrail events.ndjson`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := staunch.ParseMode(mode)
-			if err != nil {
-				return err
-			}
-			s, err := loadSetup(g, path)
-			if err != nil {
-				return err
-			}
-			src, err := sourceNamed(s, source)
+			s, src, m, err := f.load(g)
 			if err != nil {
 				return err
 			}
@@ -97,9 +112,7 @@ The engine's mode is taken to be enforce, so that what would be contained shows;
 			})
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "staunch.yaml", "the configuration")
-	cmd.Flags().StringVar(&source, "source", "", "a configured source, or a format")
-	cmd.Flags().StringVar(&mode, "mode", "enforce", "the engine's mode: shadow, recommend or enforce")
+	f.add(cmd)
 	return cmd
 }
 
@@ -152,7 +165,7 @@ func replayText(out io.Writer, l offline.Line) error {
 }
 
 func newExplainCmd(g *globals) *cobra.Command {
-	var path, source, mode string
+	var f replayFlags
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "explain --config FILE --source NAME [FILE|-]",
@@ -165,15 +178,7 @@ over the input, as it would if the records came one after the other.`,
   staunch explain --config staunch.yaml --source okta.system_log -o json - < event.json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := staunch.ParseMode(mode)
-			if err != nil {
-				return err
-			}
-			s, err := loadSetup(g, path)
-			if err != nil {
-				return err
-			}
-			src, err := sourceNamed(s, source)
+			s, src, m, err := f.load(g)
 			if err != nil {
 				return err
 			}
@@ -193,9 +198,7 @@ over the input, as it would if the records came one after the other.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "staunch.yaml", "the configuration")
-	cmd.Flags().StringVar(&source, "source", "", "a configured source, or a format")
-	cmd.Flags().StringVar(&mode, "mode", "enforce", "the engine's mode: shadow, recommend or enforce")
+	f.add(cmd)
 	cmd.Flags().BoolVar(&all, "all-rules", false, "name the rules of other log sources as well")
 	must(cmd.MarkFlagRequired("source"))
 	return cmd

@@ -24,6 +24,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/strictyaml"
 )
 
 // Config is the whole of staunch.yaml. The zero value is not valid; Load fills
@@ -213,15 +214,15 @@ func Load(path string) (*Config, error) {
 func Parse(data []byte, path string) (*Config, error) {
 	var root yaml.Node
 	if err := yaml.Load(data, &root); err != nil {
-		return nil, yamlProblem(path, err)
+		return nil, strictyaml.Explain(path, err)
 	}
 	if err := resolveTags(&root, filepath.Dir(path), path); err != nil {
 		return nil, err
 	}
 	c := &Config{path: path}
 	if root.Kind != 0 {
-		if err := root.Load(c, yaml.WithKnownFields()); err != nil {
-			return nil, yamlProblem(path, err)
+		if err := strictyaml.Decode(&root, path, c); err != nil {
+			return nil, err
 		}
 	}
 	c.findLines(&root)
@@ -230,19 +231,6 @@ func Parse(data []byte, path string) (*Config, error) {
 		return nil, err
 	}
 	return c, nil
-}
-
-// yamlProblem turns a YAML error into problems with file:line.
-func yamlProblem(path string, err error) error {
-	var le *yaml.LoadErrors
-	if errors.As(err, &le) {
-		var out []error
-		for _, e := range le.Errors {
-			out = append(out, &staunch.Problem{Place: fmt.Sprintf("%s:%d", path, e.Mark.Line), Reason: e.Message})
-		}
-		return errors.Join(out...)
-	}
-	return fmt.Errorf("%w: %s: %w", staunch.ErrInvalid, path, err)
 }
 
 // resolveTags replaces !env and !file scalars by what they name.
@@ -547,10 +535,7 @@ func (c *Config) Decode(n yaml.Node, v any) error {
 	if n.Kind == 0 {
 		return nil
 	}
-	if err := n.Load(v, yaml.WithKnownFields()); err != nil {
-		return yamlProblem(c.path, err)
-	}
-	return nil
+	return strictyaml.Decode(&n, c.path, v)
 }
 
 // PlaceOf names a realm's place in the file, for errors found later.

@@ -120,6 +120,9 @@ type ExpandRequest struct {
 	// narrow subject, nothing wider than it.
 	Subject staunch.Ref
 	Names   []staunch.Ref
+	// Up has what the subject belongs to on this realm, narrowest first: what
+	// Gap.Widen may name, and never a target.
+	Up []staunch.Ref
 	// Derived has what lineage says came from it, on this realm.
 	Derived []staunch.Ref
 	// Since is when the compromise began; things issued before it are not

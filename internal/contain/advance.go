@@ -60,12 +60,11 @@ type Action struct {
 
 // Limits of what is tried before a person is asked.
 const (
-	// MaxAttempts bounds the calls for one step that do not have their effect,
-	// and is how often a call must have failed for people to be told.
+	// MaxAttempts bounds the calls for one step that do not have their effect.
 	MaxAttempts = 6
-	// maxOutage bounds how often a step is tried again while its platform cannot
-	// be reached: with the longest backoff of 10 s about a quarter of an hour.
-	maxOutage = 90
+	// outageTime bounds how long a step is tried again while its platform cannot
+	// be reached.
+	outageTime = 15 * time.Minute
 	// provingTime bounds how long a step may take to be proven.
 	provingTime = 30 * time.Second
 )
@@ -134,7 +133,7 @@ func advanceSteps(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time)
 		switch {
 		case s.NotBefore > now:
 			next = earliest(next, s.NotBefore)
-			blocked[s.Target.Ref.Realm] = s.Attempts < MaxAttempts
+			blocked[s.Target.Ref.Realm] = s.Attempts < MaxAttempts-1
 		case s.State == staunch.StepIntended && fresh[s.ID]:
 			return Action{Kind: DoApply, Step: s.ID}, true
 		default:
@@ -231,7 +230,7 @@ func advanceReleasing(c Case, now staunch.Time) Action {
 			// Nothing of it was ever in force.
 		case s.State == staunch.StepReverting && s.NotBefore > now:
 			next = earliest(next, s.NotBefore)
-			blocked[s.Target.Ref.Realm] = s.Attempts < MaxAttempts
+			blocked[s.Target.Ref.Realm] = s.Attempts < MaxAttempts-1
 		default:
 			return Action{Kind: DoRevert, Step: s.ID}
 		}

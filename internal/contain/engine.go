@@ -72,6 +72,10 @@ type Options struct {
 	Protected func(staunch.Ref) string
 	// DerivedLimit bounds what lineage adds to a case; 0 gives 200.
 	DerivedLimit int
+	// Admit reserves the places of a case that a person approves, in the
+	// approval's transaction, and returns their names; an error refuses it. What
+	// waits for approval has no places. nil reserves none.
+	Admit func(tx store.Tx, con staunch.Containment) (caps []string, err error)
 }
 
 // Engine carries out cases. Its methods are safe for concurrent use.
@@ -84,8 +88,19 @@ type Engine struct {
 	closed  bool
 	dropped bool // a kick found the queue full
 	own     map[staunch.Ref]bool
-	timers  map[string]*time.Timer
-	wg      sync.WaitGroup
+	unknown []string // realms whose own accounts could not be asked for yet
+	timers  map[string]alarm
+	// failures counts the failures in a row of a case.
+	failures map[string]int
+	wg       sync.WaitGroup
+
+	clock clockWatch
+}
+
+// alarm has a case looked at later.
+type alarm struct {
+	*time.Timer
+	at time.Time
 }
 
 // job is the memory of one case under work. again says that it was kicked
@@ -93,6 +108,8 @@ type Engine struct {
 type job struct {
 	again bool
 	fresh map[string]bool
+	// leased is when the commit began that renewed the case's lease last.
+	leased time.Time
 }
 
 // New returns an engine that does nothing until Start.
@@ -117,18 +134,24 @@ func New(opt Options) (*Engine, error) {
 		opt.Node = "node"
 	}
 	return &Engine{
-		opt:     opt,
-		running: map[string]*job{},
-		queue:   make(chan string, 64*1024),
-		own:     map[staunch.Ref]bool{},
-		timers:  map[string]*time.Timer{},
+		opt:      opt,
+		running:  map[string]*job{},
+		queue:    make(chan string, 64*1024),
+		own:      map[staunch.Ref]bool{},
+		timers:   map[string]alarm{},
+		failures: map[string]int{},
 	}, nil
 }
 
 // Start asks the connectors for our own accounts, takes up every case that was
 // under way, and works until ctx ends. It returns once the workers run.
 func (e *Engine) Start(ctx context.Context) error {
-	e.learnOwn(ctx)
+	e.clock.begin(e.opt.Clock.Now(), time.Now())
+	realms := make([]string, 0, len(e.opt.Connectors))
+	for realm := range e.opt.Connectors {
+		realms = append(realms, realm)
+	}
+	e.learnOwn(ctx, realms)
 	ids, err := e.openCases(ctx)
 	if err != nil {
 		return err
@@ -155,26 +178,44 @@ func (e *Engine) Wait() {
 	}
 }
 
-func (e *Engine) learnOwn(ctx context.Context) {
-	for realm, c := range e.opt.Connectors {
-		o, ok := c.(connector.Own)
+// learnOwn asks the realms at once for our own accounts and keeps those that
+// did not answer, to be asked again. The connector itself refuses its own
+// accounts as well; this is the second wall, so a platform that is down does
+// not keep us from starting.
+func (e *Engine) learnOwn(ctx context.Context, realms []string) {
+	ctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, realm := range realms {
+		o, ok := e.opt.Connectors[realm].(connector.Own)
 		if !ok {
 			continue
 		}
-		cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
-		refs, err := o.OwnRefs(cctx)
-		cancel()
-		if err != nil {
-			// The connector itself refuses its own accounts as well; this is the
-			// second wall, so a platform that is down does not keep us from starting.
-			e.opt.Log.Warn("own accounts are not known yet", "realm", realm, "error", err)
-			continue
-		}
-		e.mu.Lock()
-		for _, r := range refs {
-			e.own[r] = true
-		}
-		e.mu.Unlock()
+		wg.Go(func() {
+			refs, err := o.OwnRefs(ctx)
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			if err != nil {
+				e.opt.Log.Warn("own accounts are not known yet", "realm", realm, "error", err)
+				e.unknown = append(e.unknown, realm)
+				return
+			}
+			for _, r := range refs {
+				e.own[r] = true
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// learnMore asks again for the own accounts that are not known yet.
+func (e *Engine) learnMore(ctx context.Context) {
+	e.mu.Lock()
+	realms := e.unknown
+	e.unknown = nil
+	e.mu.Unlock()
+	if len(realms) > 0 {
+		e.learnOwn(ctx, realms)
 	}
 }
 
@@ -234,7 +275,7 @@ func (e *Engine) kickLocked(id string) {
 	if e.closed {
 		return
 	}
-	if t := e.timers[id]; t != nil {
+	if t, ok := e.timers[id]; ok {
 		t.Stop()
 		delete(e.timers, id)
 	}
@@ -257,25 +298,51 @@ func (e *Engine) later(id string, d time.Duration) {
 	if e.closed {
 		return
 	}
-	if t := e.timers[id]; t != nil {
+	if t, ok := e.timers[id]; ok {
 		t.Stop()
 	}
-	e.timers[id] = time.AfterFunc(max(d, 0), func() { e.Kick(id) })
+	e.timers[id] = alarm{time.AfterFunc(max(d, 0), func() { e.Kick(id) }), time.Now().Add(d)}
+}
+
+// nudge is Kick for a case that this node need not know of; one that is being
+// worked on, or waits here for a short time, is left alone.
+func (e *Engine) nudge(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if t, ok := e.timers[id]; ok && time.Until(t.at) <= maxRetry {
+		return
+	}
+	if e.running[id] == nil {
+		e.kickLocked(id)
+	}
 }
 
 // pollEvery is how often durable timers are looked for beside the timers in
 // memory, so that what another node or a full queue left behind is found.
 const pollEvery = time.Second
 
+// learnEvery is after how many polls own accounts are asked for again.
+const learnEvery = 30
+
+// maxRetry bounds the time between two tries of what keeps failing.
+const maxRetry = 30 * time.Second
+
+// tellAfter is after how many failures in a row people are told.
+const tellAfter = 6
+
 func (e *Engine) watchTimers(ctx context.Context) {
 	t := time.NewTicker(pollEvery)
 	defer t.Stop()
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
+		if n%learnEvery == 0 {
+			e.learnMore(ctx)
+		}
+		e.checkClock(ctx)
 		e.mu.Lock()
 		dropped := e.dropped
 		e.dropped = false
@@ -304,7 +371,7 @@ func (e *Engine) watchTimers(ctx context.Context) {
 		}
 		for _, d := range due {
 			if d.Kind == timerKind {
-				e.Kick(d.About)
+				e.nudge(d.About)
 			}
 		}
 	}
@@ -362,7 +429,7 @@ func (e *Engine) runCase(ctx context.Context, id string) {
 				continue
 			}
 			wait = staunch.TimeOf(e.opt.Clock.Now()).Add(time.Second)
-		case errors.Is(err, staunch.ErrNotFound):
+		case errors.Is(err, errGone):
 			e.opt.Log.Error("a case is gone", "containment", id, "error", err)
 			wait = 0
 		case err != nil:
@@ -370,11 +437,15 @@ func (e *Engine) runCase(ctx context.Context, id string) {
 				break
 			}
 			clear(j.fresh)
-			failures++
-			e.opt.Log.Error("working on a case", "containment", id, "error", err)
-			wait = staunch.TimeOf(e.opt.Clock.Now()).Add(min(time.Duration(failures)*500*time.Millisecond, 30*time.Second))
+			n := e.failedAgain(id)
+			e.opt.Log.Error("working on a case", "containment", id, "failures", n, "error", err)
+			if n == tellAfter {
+				e.tellStalled(ctx, id, err)
+			}
+			wait = staunch.TimeOf(e.opt.Clock.Now()).Add(min(250*time.Millisecond<<min(n-1, 10), maxRetry))
 		case wait < 0: // go on
 			failures = 0
+			e.wentOn(id)
 			continue
 		}
 		e.mu.Lock()
@@ -395,6 +466,46 @@ func (e *Engine) runCase(ctx context.Context, id string) {
 	delete(e.running, id)
 	e.mu.Unlock()
 }
+
+func (e *Engine) failedAgain(id string) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failures[id]++
+	return e.failures[id]
+}
+
+func (e *Engine) wentOn(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.failures, id)
+}
+
+// tellStalled tells people that a case cannot go on, such as when a platform is
+// down before anything could be planned. It is tried again all the same.
+func (e *Engine) tellStalled(ctx context.Context, id string, why error) {
+	err := e.opt.Store.Update(ctx, func(tx store.Tx) error {
+		c, err := ReadCase(tx, id)
+		if err != nil {
+			return err
+		}
+		now := staunch.TimeOf(e.opt.Clock.Now())
+		con := c.Containment
+		con.Trouble, con.Changed = fmt.Sprintf("it cannot go on and is tried again: %v", why), now
+		if err := tx.PutContainment(con); err != nil {
+			return err
+		}
+		if err := e.notices(tx, "trouble", con, c.Steps, now); err != nil {
+			return err
+		}
+		return record(tx, staunch.RecordContainment, "engine", id, now, map[string]any{"phase": con.Phase, "trouble": con.Trouble})
+	})
+	if err != nil && ctx.Err() == nil {
+		e.opt.Log.Error("telling people of a case that cannot go on", "containment", id, "error", err)
+	}
+}
+
+// errGone says that the store has no such case.
+var errGone = errors.New("no such case")
 
 // load reads the durable case.
 func (e *Engine) load(ctx context.Context, id string) (Case, error) {
@@ -427,11 +538,18 @@ func ReadCase(r store.Reader, id string) (Case, error) {
 // once, 0 is when kicked.
 func (e *Engine) step(ctx context.Context, id string, j *job) (staunch.Time, error) {
 	c, err := e.load(ctx, id)
+	if errors.Is(err, staunch.ErrNotFound) {
+		return 0, fmt.Errorf("%w: %w", errGone, err)
+	}
 	if err != nil {
 		return 0, err
 	}
 	now := staunch.TimeOf(e.opt.Clock.Now())
-	a := Advance(c, e.spec, j.fresh, now)
+	seen := c
+	if e.clock.jumped.Load() {
+		seen.Containment.Expires = 0 // no expiry by a clock that jumped
+	}
+	a := Advance(seen, e.spec, j.fresh, now)
 	if a.Kind == DoNothing {
 		return a.At, nil
 	}
@@ -460,8 +578,10 @@ func (e *Engine) do(ctx context.Context, c Case, a Action, j *job) error {
 		return e.sweep(ctx, c, a.Step)
 	case DoProve:
 		return e.prove(ctx, c, a.Step, j)
+	case DoJoin:
+		return e.join(ctx, c, a.Step)
 	case DoRevert:
-		return e.revert(ctx, c, a.Step)
+		return e.revert(ctx, c, a.Step, j)
 	case DoWindow, DoNextStage, DoHold, DoExpire, DoFinish:
 		return e.turn(ctx, c, a.Kind)
 	default:
@@ -495,6 +615,7 @@ func specFor(d connector.Description, v staunch.Verb, t staunch.Target) (connect
 // commit runs fn in a transaction after it has read the case again and found
 // the generation that the work was begun under; it renews the lease with it.
 func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *staunch.Containment) error) error {
+	began := time.Now()
 	err := e.opt.Store.Update(ctx, func(tx store.Tx) error {
 		con, err := tx.Containment(c.Containment.ID)
 		if err != nil {
@@ -519,21 +640,43 @@ func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *s
 		return e.putTimer(tx, con)
 	})
 	crashpoint.Here("commit.after")
+	if err == nil {
+		e.mu.Lock()
+		if j := e.running[c.Containment.ID]; j != nil {
+			j.leased = began
+		}
+		e.mu.Unlock()
+	}
 	return err
 }
 
-// putTimer keeps the durable timer of the case in step with it.
+// holdLease has the case's lease last for one more call before a call that
+// changes something: who holds none may be working beside another node. Most
+// often the commit before has just renewed it.
+func (e *Engine) holdLease(ctx context.Context, c Case) error {
+	e.mu.Lock()
+	j := e.running[c.Containment.ID]
+	ok := j != nil && !j.leased.IsZero() && time.Since(j.leased) < 3*e.opt.CallTimeout/2
+	e.mu.Unlock()
+	if ok {
+		return nil
+	}
+	return e.commit(ctx, c, func(store.Tx, *staunch.Containment) error { return nil })
+}
+
+// putTimer keeps the durable timer of the case in step with it. A case under
+// work has one at the end of its lease, so that another node takes it up when
+// this one dies.
 func (e *Engine) putTimer(tx store.Tx, con staunch.Containment) error {
 	at := con.Expires
-	if con.Phase == staunch.PhaseWindow {
+	switch {
+	case con.Phase == staunch.PhaseOpen, con.Phase == staunch.PhaseActing, con.Phase == staunch.PhaseReleasing, con.Replan:
+		at = earliest(at, staunch.TimeOf(e.opt.Clock.Now().Add(3*e.opt.CallTimeout)))
+	case con.Phase == staunch.PhaseWindow:
 		at = earliest(con.WindowEnds, con.Expires)
 	}
 	if at == 0 || !con.Phase.Open() {
 		return tx.DeleteTimer(timerID(con.ID))
 	}
 	return tx.PutTimer(store.Timer{ID: timerID(con.ID), Due: at, Kind: timerKind, About: con.ID})
-}
-
-func (e *Engine) deadline() (staunch.Time, time.Duration) {
-	return staunch.TimeOf(e.opt.Clock.Now().Add(e.opt.CallTimeout)), e.opt.CallTimeout
 }

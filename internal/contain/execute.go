@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/staunch-project/staunch"
@@ -31,28 +32,50 @@ func (e *Engine) connectorOf(s staunch.Step) (connector.Connector, error) {
 	return c, nil
 }
 
+// errLost says that a pre-image is not to be had, which no retry mends.
+var errLost = errors.New("the pre-image is lost")
+
 // intent returns what Apply and Revert are given: the durable intent with its
-// pre-image opened and a deadline.
-func (e *Engine) intent(ctx context.Context, s staunch.Step) (staunch.Intent, error) {
-	in := s.Intent
+// pre-image opened and a deadline. why is the wall that keeps the target from
+// being touched: it is looked at again for each call, by all that is known of
+// the target now (invariant I5).
+func (e *Engine) intent(ctx context.Context, s staunch.Step) (in staunch.Intent, why string, err error) {
+	in = s.Intent
 	var blob []byte
-	err := e.opt.Store.View(ctx, func(r store.Reader) error {
-		var err error
+	err = e.opt.Store.View(ctx, func(r store.Reader) error {
+		res, err := e.opt.Lineage.Resolve(r, s.Target.Ref, staunch.TimeOf(e.opt.Clock.Now()))
+		if err != nil {
+			return err
+		}
+		res.Ref = s.Target.Ref
+		if why = e.barred(res); why != "" {
+			return nil
+		}
 		blob, err = r.Sealed(s.PreImage)
+		if errors.Is(err, staunch.ErrNotFound) {
+			return fmt.Errorf("%w: %w", errLost, err)
+		}
 		return err
 	})
-	if err != nil {
-		return in, fmt.Errorf("reading the pre-image of %s: %w", s.Target, err)
+	if err != nil || why != "" {
+		return in, why, wrapped(err, "reading the pre-image of", s)
 	}
 	plain, err := e.opt.Sealer.Unseal(s.PreImage, blob)
+	if err == nil {
+		err = json.Unmarshal(plain, &in.PreImage)
+	}
 	if err != nil {
-		return in, fmt.Errorf("opening the pre-image of %s: %w", s.Target, err)
+		return in, "", wrapped(fmt.Errorf("%w: %w", errLost, err), "opening the pre-image of", s)
 	}
-	if err := json.Unmarshal(plain, &in.PreImage); err != nil {
-		return in, fmt.Errorf("decoding the pre-image of %s: %w", s.Target, err)
+	in.Deadline = staunch.TimeOf(e.opt.Clock.Now().Add(e.opt.CallTimeout))
+	return in, "", nil
+}
+
+func wrapped(err error, doing string, s staunch.Step) error {
+	if err == nil {
+		return nil
 	}
-	in.Deadline, _ = e.deadline()
-	return in, nil
+	return fmt.Errorf("%s %s: %w", doing, s.Target, err)
 }
 
 // apply calls the platform for a step whose intent is durable (invariant I3),
@@ -62,18 +85,24 @@ func (e *Engine) apply(ctx context.Context, c Case, id string, j *job) error {
 	if err != nil {
 		return err
 	}
-	delete(j.fresh, id) // from here on it may have been sent
-	if why := e.Untouchable(s.Target.Ref); why != "" {
-		return e.failed(ctx, c, s, why)
-	}
+	sent := !j.fresh[id] // by somebody before
 	conn, err := e.connectorOf(s)
 	if err != nil {
-		return e.failed(ctx, c, s, err.Error())
+		return e.failed(ctx, c, s, err.Error(), sent)
 	}
-	in, err := e.intent(ctx, s)
-	if err != nil {
+	in, why, err := e.intent(ctx, s)
+	switch {
+	case errors.Is(err, errLost):
+		return e.failed(ctx, c, s, err.Error(), sent)
+	case err != nil:
+		return err
+	case why != "":
+		return e.failed(ctx, c, s, why, sent)
+	}
+	if err := e.holdLease(ctx, c); err != nil {
 		return err
 	}
+	delete(j.fresh, id) // from here on it may have been sent
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 	crashpoint.Here("apply.call")
 	receipt, err := conn.Apply(cctx, in)
@@ -81,7 +110,7 @@ func (e *Engine) apply(ctx context.Context, c Case, id string, j *job) error {
 	cancel()
 	s.Attempts++
 	if err != nil {
-		return e.applyFailed(ctx, c, s, err, j)
+		return e.applyFailed(ctx, c, s, err, sent, j)
 	}
 	if receipt.At == 0 {
 		receipt.At = staunch.TimeOf(e.opt.Clock.Now())
@@ -90,25 +119,48 @@ func (e *Engine) apply(ctx context.Context, c Case, id string, j *job) error {
 	return e.readBack(ctx, c, s, conn)
 }
 
-func (e *Engine) applyFailed(ctx context.Context, c Case, s staunch.Step, err error, j *job) error {
+// applyFailed commits what became of a call that failed; sent says that an
+// earlier one may have had its effect.
+func (e *Engine) applyFailed(ctx context.Context, c Case, s staunch.Step, err error, sent bool, j *job) error {
 	s.Note = err.Error()
 	switch class := staunch.ClassOf(err); {
 	case class == staunch.ClassUnknown:
 		s.State = staunch.StepUnknown
-	case class == staunch.ClassTransient && s.Attempts < MaxAttempts:
-		s.State = staunch.StepIntended
+	case class == staunch.ClassTransient && !e.outlasted(s.Intended):
+		if err := e.tryLater(ctx, c, s); err != nil {
+			return err
+		}
+		if !sent {
+			j.fresh[s.ID] = true // nothing was changed: no look is needed
+		}
+		return nil
 	default:
-		return e.failed(ctx, c, s, fmt.Sprintf("%s: %v", class, err))
+		return e.failed(ctx, c, s, fmt.Sprintf("%s: %v", class, err), sent)
 	}
 	s.NotBefore = staunch.TimeOf(e.opt.Clock.Now()).Add(backoff(s.Attempts))
-	again := s.State == staunch.StepIntended
-	if err := e.putStep(ctx, c, s, nil); err != nil {
-		return err
-	}
-	if again {
-		j.fresh[s.ID] = true // nothing was changed: no look is needed
-	}
-	return nil
+	return e.putStep(ctx, c, s, nil)
+}
+
+// outlasted reports whether an outage that a step has met since then has lasted
+// too long.
+func (e *Engine) outlasted(since staunch.Time) bool {
+	return staunch.TimeOf(e.opt.Clock.Now()).Sub(since) > outageTime
+}
+
+// tryLater commits a step whose platform could not be reached, to be tried again
+// after a backoff. An outage does not use up the attempts. People are told once
+// it lasts.
+func (e *Engine) tryLater(ctx context.Context, c Case, s staunch.Step) error {
+	s.NotBefore = staunch.TimeOf(e.opt.Clock.Now()).Add(backoff(s.Attempts))
+	lasts := s.Attempts >= MaxAttempts
+	s.Attempts = min(s.Attempts, MaxAttempts-1)
+	return e.putStep(ctx, c, s, func(tx store.Tx, con *staunch.Containment, now staunch.Time) error {
+		if !lasts || con.Trouble != "" {
+			return nil
+		}
+		con.Trouble = fmt.Sprintf("%s on %s does not get through and is tried again: %s", s.Verb, s.Target, s.Note)
+		return e.notices(tx, "trouble", *con, []staunch.Step{s}, now)
+	})
 }
 
 // backoff doubles from 100 ms to at most 10 s.
@@ -125,7 +177,7 @@ func (e *Engine) look(ctx context.Context, c Case, id string, j *job) error {
 	}
 	conn, err := e.connectorOf(s)
 	if err != nil {
-		return e.failed(ctx, c, s, err.Error())
+		return e.failed(ctx, c, s, err.Error(), true)
 	}
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 	st, err := conn.Read(cctx, s.Target, false)
@@ -138,7 +190,7 @@ func (e *Engine) look(ctx context.Context, c Case, id string, j *job) error {
 		return e.wasRead(ctx, c, s, conn, st)
 	}
 	if s.Attempts >= MaxAttempts {
-		return e.failed(ctx, c, s, "it did not take effect: "+st.Summary)
+		return e.failed(ctx, c, s, "it did not take effect: "+st.Summary, true)
 	}
 	return e.apply(ctx, c, id, j)
 }
@@ -146,11 +198,14 @@ func (e *Engine) look(ctx context.Context, c Case, id string, j *job) error {
 func (e *Engine) readFailed(ctx context.Context, c Case, s staunch.Step, err error) error {
 	s.Note = err.Error()
 	s.Attempts++
-	if cl := staunch.ClassOf(err); s.Attempts >= 2*MaxAttempts || cl == staunch.ClassPermanent || cl == staunch.ClassDenied {
-		return e.failed(ctx, c, s, fmt.Sprintf("its state cannot be read: %v", err))
+	since := s.Intended
+	if s.State == staunch.StepRead {
+		since = s.Applied
 	}
-	s.NotBefore = staunch.TimeOf(e.opt.Clock.Now()).Add(backoff(s.Attempts))
-	return e.putStep(ctx, c, s, nil)
+	if cl := staunch.ClassOf(err); e.outlasted(since) || cl == staunch.ClassPermanent || cl == staunch.ClassDenied {
+		return e.failed(ctx, c, s, fmt.Sprintf("its state cannot be read: %v", err), true)
+	}
+	return e.tryLater(ctx, c, s)
 }
 
 // readBack reads the target after a call and commits what it found together
@@ -169,7 +224,7 @@ func (e *Engine) readBack(ctx context.Context, c Case, s staunch.Step, conn conn
 	// The platform may need a moment, or somebody worked against us.
 	s.Note = "after the call: " + st.Summary
 	if s.Attempts >= MaxAttempts {
-		return e.failed(ctx, c, s, "it did not take effect: "+st.Summary)
+		return e.failed(ctx, c, s, "it did not take effect: "+st.Summary, true)
 	}
 	s.NotBefore = staunch.TimeOf(e.opt.Clock.Now()).Add(backoff(s.Attempts))
 	return e.putStep(ctx, c, s, nil)
@@ -221,9 +276,11 @@ func (e *Engine) setHold(tx store.Tx, id string, st staunch.HoldState, note stri
 	if h.State == st && h.Note == note {
 		return nil
 	}
-	h.State, h.Changed = st, now
-	if note != "" {
-		h.Note = note
+	h.State, h.Note, h.Changed = st, note, now
+	if st == staunch.HoldProven {
+		for _, claim := range h.Claims {
+			tx.OnCommit(func() { e.Kick(claim) })
+		}
 	}
 	_, err = tx.PutHold(h)
 	return err
@@ -245,17 +302,29 @@ func (e *Engine) putStep(ctx context.Context, c Case, s staunch.Step, more func(
 }
 
 // failed ends a step that will not be tried again and tells people; the case
-// goes on with its other steps.
-func (e *Engine) failed(ctx context.Context, c Case, s staunch.Step, why string) error {
+// goes on with its other steps. sent says that a call for it may have had its
+// effect: then its hold stays, so that a release undoes it.
+func (e *Engine) failed(ctx context.Context, c Case, s staunch.Step, why string, sent bool) error {
 	s.State, s.Note = staunch.StepFailed, why
 	return e.putStep(ctx, c, s, func(tx store.Tx, con *staunch.Containment, now staunch.Time) error {
 		con.Trouble = fmt.Sprintf("%s on %s failed: %s", s.Verb, s.Target, why)
-		if h, err := tx.Hold(s.Hold); err != nil {
+		h, err := tx.Hold(s.Hold)
+		if err != nil {
 			return err
-		} else if h.State == staunch.HoldPending {
-			if err := e.setHold(tx, s.Hold, staunch.HoldFailed, why, now); err != nil {
-				return err
+		}
+		e.kickOthers(tx, h, con.ID) // who shares it has to do it
+		if !sent {
+			h.Steps = without(h.Steps, s.ID)
+		}
+		if len(h.Steps) == 0 {
+			h.Claims = without(h.Claims, con.ID)
+			if len(h.Claims) == 0 {
+				h.State = staunch.HoldFailed
 			}
+		}
+		h.Note, h.Changed = why, now
+		if _, err := tx.PutHold(h); err != nil {
+			return err
 		}
 		if err := e.notices(tx, "trouble", *con, []staunch.Step{s}, now); err != nil {
 			return err
@@ -263,6 +332,48 @@ func (e *Engine) failed(ctx context.Context, c Case, s staunch.Step, why string)
 		return record(tx, staunch.RecordReceipt, "engine", s.Containment, now, map[string]any{
 			"step": s.ID, "target": s.Target.String(), "verb": s.Verb, "failed": why, "attempts": s.Attempts,
 		})
+	})
+}
+
+// kickOthers has the other cases that claim the hold looked at after the commit.
+func (e *Engine) kickOthers(tx store.Tx, h staunch.Hold, id string) {
+	for _, other := range h.Claims {
+		if other != id {
+			tx.OnCommit(func() { e.Kick(other) })
+		}
+	}
+}
+
+// without returns the list without s; the list itself stays.
+func without(list []string, s string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(x string) bool { return x == s })
+}
+
+// join looks at what has become of the step whose effect this one claims, and
+// has the case do it itself where its maker let go before it was proven.
+func (e *Engine) join(ctx context.Context, c Case, id string) error {
+	s, err := findStep(c, id)
+	if err != nil {
+		return err
+	}
+	live := false
+	err = e.opt.Store.View(ctx, func(r store.Reader) error {
+		h, err := r.Hold(s.Hold)
+		if err != nil {
+			return err
+		}
+		_, live, err = maker(r, h)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if live { // also where it has just been proven
+		return &errWait{d: max(e.opt.CallTimeout/200, time.Millisecond), reason: "another case's step is not proven yet"}
+	}
+	return e.commit(ctx, c, func(_ store.Tx, con *staunch.Containment) error {
+		con.Replan = true
+		return nil
 	})
 }
 
@@ -275,13 +386,18 @@ func (e *Engine) sweep(ctx context.Context, c Case, id string) error {
 	}
 	conn, err := e.connectorOf(s)
 	if err != nil {
-		return e.failed(ctx, c, s, err.Error())
+		return e.failed(ctx, c, s, err.Error(), true)
 	}
-	if why := e.Untouchable(s.Target.Ref); why != "" {
-		return e.failed(ctx, c, s, why)
+	in, why, err := e.intent(ctx, s)
+	switch {
+	case errors.Is(err, errLost):
+		return e.failed(ctx, c, s, err.Error(), true)
+	case err != nil:
+		return err
+	case why != "":
+		return e.failed(ctx, c, s, why, true)
 	}
-	in, err := e.intent(ctx, s)
-	if err != nil {
+	if err := e.holdLease(ctx, c); err != nil {
 		return err
 	}
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
@@ -291,14 +407,8 @@ func (e *Engine) sweep(ctx context.Context, c Case, id string) error {
 	cancel()
 	spec, _ := specFor(conn.Describe(), s.Verb, s.Target)
 	now := staunch.TimeOf(e.opt.Clock.Now())
-	s.Attempts++
 	if err != nil {
-		s.Note = err.Error()
-		if s.Attempts >= MaxAttempts+len(spec.Sweeps) {
-			return e.failed(ctx, c, s, fmt.Sprintf("sweep: %v", err))
-		}
-		s.NotBefore = now.Add(backoff(s.Attempts))
-		return e.putStep(ctx, c, s, nil)
+		return e.readFailed(ctx, c, s, fmt.Errorf("sweep: %w", err))
 	}
 	s.Sweeps++
 	s.Note = ""
@@ -323,7 +433,7 @@ func (e *Engine) prove(ctx context.Context, c Case, id string, j *job) error {
 	}
 	conn, err := e.connectorOf(s)
 	if err != nil {
-		return e.failed(ctx, c, s, err.Error())
+		return e.failed(ctx, c, s, err.Error(), true)
 	}
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 	defer cancel()
@@ -335,9 +445,14 @@ func (e *Engine) prove(ctx context.Context, c Case, id string, j *job) error {
 	ok := conn.Matches(s.Intent.Expected, st) && !st.Effective
 	how := "read: " + st.Summary
 	if p, can := conn.(connector.Prober); ok && can {
-		in, err := e.intent(ctx, s)
-		if err != nil {
+		in, why, err := e.intent(ctx, s)
+		switch {
+		case errors.Is(err, errLost):
+			return e.failed(ctx, c, s, err.Error(), true)
+		case err != nil:
 			return err
+		case why != "":
+			return e.failed(ctx, c, s, why, true)
 		}
 		pr, err := p.Probe(cctx, in)
 		switch {
@@ -351,7 +466,7 @@ func (e *Engine) prove(ctx context.Context, c Case, id string, j *job) error {
 	now := staunch.TimeOf(e.opt.Clock.Now())
 	if !ok {
 		if now.Sub(s.Applied) > provingTime {
-			return e.failed(ctx, c, s, "not proven: "+how)
+			return e.failed(ctx, c, s, "not proven: "+how, true)
 		}
 		s.Note = "not proven yet: " + how
 		s.Attempts++
@@ -379,9 +494,14 @@ func (e *Engine) turn(ctx context.Context, c Case, kind ActionKind) error {
 		from, event := con.Phase, ""
 		switch kind {
 		case DoWindow, DoHold:
-			if con.EffectAt == 0 && effective(c) {
+			switch {
+			case con.EffectAt != 0:
+			case effective(c):
 				con.EffectAt = now
 				event = "contained"
+			case kind == DoHold && con.Trouble == "":
+				con.Trouble = "nothing of it could be contained: the plans' gaps say why"
+				event = "trouble"
 			}
 			if kind == DoHold {
 				con.Phase, con.WindowEnds = staunch.PhaseHeld, 0
@@ -401,7 +521,7 @@ func (e *Engine) turn(ctx context.Context, c Case, kind ActionKind) error {
 			}
 			con.Stage++
 			con.Phase, con.WindowEnds, con.Children = staunch.PhaseOpen, 0, 0
-			if err := e.guardFor(tx, *con, guardRefs(c, *con), now); err != nil {
+			if err := e.guardOwn(tx, *con, now); err != nil {
 				return err
 			}
 		case DoExpire:
@@ -442,18 +562,9 @@ func effective(c Case) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(c.Holds, func(h staunch.Hold) bool { return h.Plane == staunch.PlaneGuard && h.Active() })
-}
-
-// guardRefs returns what the case's guard holds are on, its subject first.
-func guardRefs(c Case, con staunch.Containment) []staunch.Ref {
-	refs := []staunch.Ref{con.Subject}
-	for _, h := range c.Holds {
-		if h.Plane == staunch.PlaneGuard && h.Active() && !slices.Contains(refs, h.Target.Ref) {
-			refs = append(refs, h.Target.Ref)
-		}
-	}
-	return refs
+	return slices.ContainsFunc(c.Holds, func(h staunch.Hold) bool {
+		return h.Plane == staunch.PlaneGuard && claims(h, c.Containment.ID) && len(h.Deny) > 0
+	})
 }
 
 // expire does what the playbook says when the case runs out; by default it
@@ -464,7 +575,11 @@ func (e *Engine) expire(_ store.Tx, c Case, con *staunch.Containment, now staunc
 		con.Phase, con.Expires = staunch.PhaseReleasing, 0
 		return "expired", nil
 	}
-	switch con.Playbook.OnExpiry {
+	on := con.Playbook.OnExpiry
+	if on == staunch.ExpiryExtend && con.Playbook.Expiry.Std() <= 0 {
+		on = staunch.ExpiryKeep
+	}
+	switch on {
 	case staunch.ExpiryExtend:
 		con.Expires = now.Add(con.Playbook.Expiry.Std())
 		return "expired", nil
@@ -486,101 +601,120 @@ func (e *Engine) expire(_ store.Tx, c Case, con *staunch.Containment, now staunc
 
 // revert undoes one step, or lets go of its claim where another case still
 // wants the effect.
-func (e *Engine) revert(ctx context.Context, c Case, id string) error {
+func (e *Engine) revert(ctx context.Context, c Case, id string, j *job) error {
 	s, err := findStep(c, id)
 	if err != nil {
 		return err
 	}
-	con := c.Containment
+	if s.State == staunch.StepReverting {
+		return e.undo(ctx, c, s)
+	}
 	// First the intent to undo is durable, with the claim let go of; who else
 	// claims the hold keeps its effect.
-	var shared, moved bool
-	if s.State != staunch.StepReverting {
-		err = e.commit(ctx, c, func(tx store.Tx, _ *staunch.Containment) error {
-			now := staunch.TimeOf(e.opt.Clock.Now())
-			shared, moved = false, false
-			h, err := tx.Hold(s.Hold)
-			if err != nil {
-				return err
+	var done staunch.Step
+	err = e.commit(ctx, c, func(tx store.Tx, con *staunch.Containment) error {
+		now := staunch.TimeOf(e.opt.Clock.Now())
+		done = s
+		h, err := tx.Hold(s.Hold)
+		if err != nil {
+			return err
+		}
+		done.Attempts, done.NotBefore, done.Generation = 0, 0, con.Generation
+		if (s.State == staunch.StepIntended || s.State == staunch.StepUnknown) && !j.fresh[s.ID] && s.Reverted == 0 {
+			// A call whose answer never came may still arrive at the platform; until
+			// it must have, a read that shows nothing proves nothing.
+			done.Intent.Deadline = now.Add(e.opt.CallTimeout)
+		}
+		others := without(h.Claims, con.ID)
+		switch {
+		case !h.Active():
+			done.State, done.Note = staunch.StepKept, "it was given up, and what became of the target since is another case's"
+			if s.Reverted == 0 {
+				done.State = staunch.StepReverted
 			}
-			others := slices.DeleteFunc(slices.Clone(h.Claims), func(id string) bool { return id == con.ID })
-			if len(others) > 0 {
-				// The effect outlives this case; the hold keeps our step and its
-				// pre-image for the last one.
-				shared = true
-				if !e.stillNeeds(c, s) {
-					h.Claims = others
-					h.Changed = now
-					if _, err := tx.PutHold(h); err != nil {
-						return err
-					}
-				}
-				s.State, s.Note, s.Reverted = staunch.StepReverted, "left in force for "+others[0], now
-			} else {
-				h.State, h.Changed = staunch.HoldReleasing, now
+		case len(others) > 0:
+			// The effect outlives this case; the hold keeps our step and its
+			// pre-image for the last one.
+			done.State, done.Note = staunch.StepKept, "left in force for "+others[0]
+			if con.Release != nil {
+				con.Release.Kept = append(con.Release.Kept, s.Target.String()+": "+done.Note)
+			}
+			if !stillNeeds(c, s) {
+				h.Claims, h.Changed = others, now
 				if _, err := tx.PutHold(h); err != nil {
 					return err
 				}
-				if s.State == staunch.StepShared {
-					// Its maker has let go already: its steps are ours to undo.
-					moved = true
-				}
-				s.State, s.Attempts, s.NotBefore = staunch.StepReverting, 0, 0
 			}
-			s.Generation = con.Generation
-			if err := tx.PutStep(s); err != nil {
+			e.kickOthers(tx, h, con.ID)
+		default:
+			done.State = staunch.StepReverting
+			h.State, h.Changed = staunch.HoldReleasing, now
+			if _, err := tx.PutHold(h); err != nil {
 				return err
 			}
-			return record(tx, staunch.RecordRevert, "engine", con.ID, now, map[string]any{
-				"step": s.ID, "target": s.Target.String(), "intent": s.Intent.Undo, "state": s.State, "note": s.Note, "inherited": moved,
-			})
-		})
-		if err != nil || shared {
+		}
+		if err := tx.PutStep(done); err != nil {
 			return err
 		}
-		crashpoint.Here("revert.intended")
+		return record(tx, staunch.RecordRevert, "engine", con.ID, now, map[string]any{
+			"step": s.ID, "target": s.Target.String(), "intent": s.Intent.Undo, "state": done.State, "note": done.Note,
+			"inherited": s.State == staunch.StepShared,
+		})
+	})
+	if err != nil || done.State != staunch.StepReverting {
+		return err
 	}
-	return e.undo(ctx, c, s)
+	crashpoint.Here("revert.intended")
+	return e.undo(ctx, c, done)
 }
 
 // stillNeeds reports whether another of the case's own steps has the same hold
 // and is still to be undone.
-func (e *Engine) stillNeeds(c Case, s staunch.Step) bool {
-	for _, o := range c.Steps {
-		if o.ID != s.ID && o.Hold == s.Hold {
-			switch o.State {
-			case staunch.StepReverted, staunch.StepKept, staunch.StepVoid, staunch.StepDiverged:
-			default:
-				return true
-			}
-		}
-	}
-	return false
+func stillNeeds(c Case, s staunch.Step) bool {
+	return slices.ContainsFunc(c.Steps, func(o staunch.Step) bool {
+		return o.ID != s.ID && o.Hold == s.Hold && !over(o.State)
+	})
 }
 
-// undo calls Revert for what the step, or the steps whose work it shared, did.
+// undo undoes the last of what is left of a hold's steps, whichever case made
+// it, and ends the hold with the step s when nothing is left. Each step is
+// committed before the one under it is touched, since its pre-image is the
+// other's post-image.
 func (e *Engine) undo(ctx context.Context, c Case, s staunch.Step) error {
 	conn, err := e.connectorOf(s)
 	if err != nil {
 		return e.diverged(ctx, c, s, err.Error())
 	}
-	makers := []staunch.Step{s}
-	if s.PreImage == "" { // shared: undo what the hold's steps did, last first
-		if makers, err = e.makers(ctx, s.Hold); err != nil {
-			return err
-		}
+	m, left, err := e.top(ctx, s.Hold)
+	if err != nil {
+		return err
 	}
-	var kept string
-	for _, m := range makers {
-		if m.Intent.Reversibility == staunch.Irreversible {
-			kept = "it cannot be undone: " + m.Intent.Undo
-			continue
-		}
-		if why := e.Untouchable(m.Target.Ref); why != "" {
+	if left == 0 {
+		return e.undone(ctx, c, s, staunch.Step{})
+	}
+	if m.Intent.Reversibility != staunch.Irreversible {
+		in, why, err := e.intent(ctx, m)
+		switch {
+		case errors.Is(err, errLost):
+			return e.diverged(ctx, c, s, err.Error())
+		case err != nil:
+			return err
+		case why != "":
 			return e.diverged(ctx, c, s, why)
 		}
-		in, err := e.intent(ctx, m)
-		if err != nil {
+		if until := m.Intent.Deadline; until > staunch.TimeOf(e.opt.Clock.Now()) {
+			cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
+			st, err := conn.Read(cctx, m.Target, false)
+			cancel()
+			if err != nil {
+				return e.undoFailed(ctx, c, s, err)
+			}
+			if !conn.Matches(m.Intent.Expected, st) {
+				s.NotBefore, s.Note = until, "a call without an answer may still take effect"
+				return e.putStep(ctx, c, s, nil)
+			}
+		}
+		if err := e.holdLease(ctx, c); err != nil {
 			return err
 		}
 		cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
@@ -605,78 +739,135 @@ func (e *Engine) undo(ctx context.Context, c Case, s staunch.Step) error {
 			if staunch.Digest(st.Body) != m.PreImageDigest && !conn.Matches(in.PreImage, st) {
 				return e.undoFailed(ctx, c, s, staunch.Transient(fmt.Errorf("after the undo it reads: %s", st.Summary)))
 			}
-			s.After = st.Summary
+			s.After, m.After = st.Summary, st.Summary
 		}
 	}
-	s.State, s.Reverted = staunch.StepReverted, staunch.TimeOf(e.opt.Clock.Now())
-	s.Note = ""
-	if kept != "" {
-		s.State, s.Note = staunch.StepKept, kept
-	}
-	more := e.stillNeeds(c, s)
-	return e.putStep(ctx, c, s, func(tx store.Tx, con *staunch.Containment, now staunch.Time) error {
+	return e.undone(ctx, c, s, m)
+}
+
+// undone commits that the hold's step m is undone, or cannot be, and what that
+// means to the hold and to the step s that is being reverted. m is zero when
+// nothing was left.
+func (e *Engine) undone(ctx context.Context, c Case, s, m staunch.Step) error {
+	own := s
+	return e.commit(ctx, c, func(tx store.Tx, con *staunch.Containment) error {
+		s := own
+		now := staunch.TimeOf(e.opt.Clock.Now())
 		h, err := tx.Hold(s.Hold)
 		if err != nil {
 			return err
 		}
-		if !more {
-			h.State, h.Claims = staunch.HoldReleased, nil
-			if kept != "" {
-				h.State, h.Note = staunch.HoldKept, kept
+		h.Changed = now
+		final := staunch.StepReverted
+		if m.ID != "" {
+			h.Steps = without(h.Steps, m.ID)
+			if m.Intent.Reversibility == staunch.Irreversible {
+				h.Note = cannotUndo + m.Intent.Undo
+				final = staunch.StepKept
 			}
-			h.Changed = now
-			if _, err := tx.PutHold(h); err != nil {
+			if m.ID != s.ID {
+				m := m
+				m.State, m.Reverted, m.Note = final, now, "undone with "+con.ID
+				if final == staunch.StepKept {
+					m.Note = h.Note
+				}
+				if m.Containment == con.ID {
+					m.Generation = con.Generation
+				}
+				if err := tx.PutStep(m); err != nil {
+					return err
+				}
+			}
+			if err := tx.Shred(images(m)...); err != nil {
 				return err
 			}
 		}
-		if kept != "" && con.Release != nil {
-			con.Release.Kept = append(con.Release.Kept, s.Target.String()+": "+kept)
+		s.Generation, s.Attempts, s.NotBefore = con.Generation, 0, 0
+		if len(h.Steps) == 0 {
+			kept := strings.HasPrefix(h.Note, cannotUndo)
+			s.State, s.Reverted, s.Note = staunch.StepReverted, now, ""
+			h.State, h.Claims = staunch.HoldReleased, nil
+			if kept {
+				s.State, s.Note = staunch.StepKept, h.Note
+				h.State = staunch.HoldKept
+				if con.Release != nil {
+					con.Release.Kept = append(con.Release.Kept, s.Target.String()+": "+h.Note)
+				}
+			}
+		}
+		if _, err := tx.PutHold(h); err != nil {
+			return err
+		}
+		if err := tx.PutStep(s); err != nil {
+			return err
 		}
 		return record(tx, staunch.RecordRevert, "engine", con.ID, now, map[string]any{
-			"step": s.ID, "target": s.Target.String(), "state": s.State, "after": s.After, "note": s.Note,
+			"step": s.ID, "of": m.ID, "target": s.Target.String(), "state": s.State, "after": s.After, "note": s.Note,
 		})
 	})
 }
 
-// makers returns the steps that made a hold's effect, the last first.
-func (e *Engine) makers(ctx context.Context, hold string) ([]staunch.Step, error) {
-	var out []staunch.Step
-	err := e.opt.Store.View(ctx, func(r store.Reader) error {
-		out = out[:0]
+// cannotUndo begins the note of a hold that ends with something irreversible.
+const cannotUndo = "it cannot be undone: "
+
+// images returns the ids of the step's sealed states.
+func images(s staunch.Step) []string {
+	var out []string
+	for _, id := range []string{s.PreImage, s.PostImage} {
+		if id != "" {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// top returns the last of the steps of a hold that are not undone yet, and how
+// many there are.
+func (e *Engine) top(ctx context.Context, hold string) (m staunch.Step, left int, err error) {
+	err = e.opt.Store.View(ctx, func(r store.Reader) error {
 		h, err := r.Hold(hold)
 		if err != nil {
 			return err
 		}
-		for i := len(h.Steps) - 1; i >= 0; i-- {
-			m, err := r.Step(h.Steps[i])
-			if err != nil {
-				return err
-			}
-			out = append(out, m)
+		if left = len(h.Steps); left == 0 {
+			return nil
 		}
-		return nil
+		m, err = r.Step(h.Steps[left-1])
+		return err
 	})
-	return out, err
+	return m, left, err
 }
 
 func (e *Engine) undoFailed(ctx context.Context, c Case, s staunch.Step, err error) error {
 	s.Attempts++
 	s.Note = err.Error()
+	since := c.Containment.Changed
+	if r := c.Containment.Release; r != nil {
+		since = r.At
+	}
 	cl := staunch.ClassOf(err)
-	if s.Attempts >= 2*MaxAttempts || cl == staunch.ClassPermanent || cl == staunch.ClassDenied {
+	if e.outlasted(since) || cl == staunch.ClassPermanent || cl == staunch.ClassDenied {
 		return e.diverged(ctx, c, s, fmt.Sprintf("the undo failed: %v", err))
 	}
-	s.NotBefore = staunch.TimeOf(e.opt.Clock.Now()).Add(backoff(s.Attempts))
-	return e.putStep(ctx, c, s, nil)
+	return e.tryLater(ctx, c, s)
 }
 
 // diverged leaves a step to a person: writing the pre-image would overwrite
-// what somebody else did.
+// what somebody else did. When the person releases the case once more and it
+// still does not go, it stays as it is.
 func (e *Engine) diverged(ctx context.Context, c Case, s staunch.Step, why string) error {
+	again := s.Reverted != 0
 	s.State, s.Note = staunch.StepDiverged, why
+	if again {
+		s.State = staunch.StepKept
+	}
+	s.Reverted = staunch.TimeOf(e.opt.Clock.Now())
 	return e.putStep(ctx, c, s, func(tx store.Tx, con *staunch.Containment, now staunch.Time) error {
 		if err := e.setHold(tx, s.Hold, staunch.HoldKept, why, now); err != nil {
 			return err
+		}
+		if again && con.Release != nil {
+			con.Release.Kept = append(con.Release.Kept, s.Target.String()+": left as it is: "+why)
 		}
 		return record(tx, staunch.RecordRevert, "engine", con.ID, now, map[string]any{
 			"step": s.ID, "target": s.Target.String(), "state": s.State, "note": why,
@@ -688,48 +879,31 @@ func (e *Engine) diverged(ctx context.Context, c Case, s staunch.Step, why strin
 // possibly stolen secrets, caps are given back, and sealed states are shredded.
 func (e *Engine) finish(tx store.Tx, c Case, con *staunch.Containment, now staunch.Time) error {
 	diverged := ""
-	stolen := map[staunch.Ref]bool{}
+	gone := map[staunch.Ref]bool{} // secrets that nothing brings back
 	for _, s := range c.Steps {
-		switch s.State {
-		case staunch.StepDiverged:
+		switch {
+		case s.State == staunch.StepDiverged:
 			diverged = s.Target.String() + ": " + s.Note
-		case staunch.StepKept:
-			stolen[s.Target.Ref] = true
+		case s.State == staunch.StepKept && s.Intent.Reversibility == staunch.Irreversible:
+			gone[s.Target.Ref] = true
 		}
 	}
-	revive := con.Release != nil && con.Release.Revive
 	holds, err := tx.HoldsClaimedBy(con.ID)
 	if err != nil {
 		return err
 	}
 	for _, h := range holds {
-		if h.Plane != staunch.PlaneGuard || !h.Active() || h.State == staunch.HoldKept {
-			continue
-		}
-		h.Claims = slices.DeleteFunc(slices.Clone(h.Claims), func(id string) bool { return id == con.ID })
-		h.Changed = now
-		if len(h.Claims) == 0 {
-			k := h.Target.Ref.Kind
-			secret := k == staunch.KindCredential || k == staunch.KindSession
-			if stolen[h.Target.Ref] || secret && !revive {
-				h.State = staunch.HoldKept
-				h.Note = "a possibly stolen secret; the release does not revive it"
-				h.Message = "kept after the release of " + con.ID
-				con.Release.Kept = append(con.Release.Kept, h.Target.Ref.String()+": "+h.Note)
-			} else {
-				h.State = staunch.HoldReleased
+		if h.Plane == staunch.PlaneGuard && claims(h, con.ID) {
+			if err := e.letGo(tx, h, con, gone[h.Target.Ref], now); err != nil {
+				return err
 			}
 		}
-		if h, err = tx.PutHold(h); err != nil {
-			return err
-		}
-		tx.OnCommit(func() { e.opt.Guard.Apply(h) })
 	}
 	if err := giveBack(tx, con.Caps); err != nil {
 		return err
 	}
 	con.Caps = nil
-	con.Expires, con.WindowEnds = 0, 0
+	con.Expires, con.WindowEnds, con.Replan = 0, 0, false
 	if diverged != "" {
 		con.Phase = staunch.PhaseStuck
 		con.Trouble = "not everything could be put back: " + diverged
@@ -738,17 +912,29 @@ func (e *Engine) finish(tx store.Tx, c Case, con *staunch.Containment, now staun
 	con.Phase = staunch.PhaseReleased
 	con.Trouble = ""
 	var shred []string
-	for _, s := range c.Steps {
-		h, err := tx.Hold(s.Hold)
-		if err != nil {
-			return err
+	for _, h := range holds {
+		if h.Plane != staunch.PlanePlatform {
+			continue
+		}
+		if claims(h, con.ID) { // kept: it is nobody's any more
+			h.Claims, h.Changed = without(h.Claims, con.ID), now
+			if _, err := tx.PutHold(h); err != nil {
+				return err
+			}
 		}
 		if h.Active() && h.State != staunch.HoldKept {
-			continue // another case still needs the pre-image
+			continue // another case still needs the pre-images
 		}
-		for _, id := range []string{s.PreImage, s.PostImage} {
-			if id != "" {
-				shred = append(shred, id)
+		for _, id := range h.Steps {
+			m, err := tx.Step(id)
+			if err != nil {
+				return err
+			}
+			shred = append(shred, images(m)...)
+		}
+		for _, s := range c.Steps {
+			if s.Hold == h.ID {
+				shred = append(shred, images(s)...)
 			}
 		}
 	}
@@ -756,4 +942,34 @@ func (e *Engine) finish(tx store.Tx, c Case, con *staunch.Containment, now staun
 		return err
 	}
 	return tx.ReleaseLease("con/"+con.ID, e.opt.Node)
+}
+
+// letGo takes the case's claim off a guard hold. What the other claims ask for
+// stays in force; the last one ends the hold, but for a possibly stolen secret.
+func (e *Engine) letGo(tx store.Tx, h staunch.Hold, con *staunch.Containment, gone bool, now staunch.Time) error {
+	h.Claims = without(h.Claims, con.ID)
+	if len(h.Claims) > 0 {
+		return e.putGuardHold(tx, h, nil, now)
+	}
+	k := h.Target.Ref.Kind
+	secret := k == staunch.KindCredential || k == staunch.KindSession
+	revive := con.Release != nil && con.Release.Revive
+	switch {
+	case len(h.Deny) > 0 && (gone || secret && !revive):
+		h.State = staunch.HoldKept
+		h.Note = "a possibly stolen secret; the release does not revive it"
+		h.Message = "kept after the release of " + con.ID
+		if con.Release != nil {
+			con.Release.Kept = append(con.Release.Kept, h.Target.Ref.String()+": "+h.Note)
+		}
+	default:
+		h.State = staunch.HoldReleased
+	}
+	h.Changed = now
+	h, err := tx.PutHold(h)
+	if err != nil {
+		return err
+	}
+	tx.OnCommit(func() { e.opt.Guard.Apply(h) })
+	return nil
 }

@@ -70,11 +70,7 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	if err != nil {
 		return Opened{}, err
 	}
-	for _, con := range existing {
-		switch con.Phase {
-		case staunch.PhaseReleasing, staunch.PhaseReleased:
-			continue // new evidence during a release opens a case of its own
-		}
+	if con, ok := extends(existing, req); ok {
 		return e.raise(tx, con, req, now)
 	}
 	con := Would(req.Subject, req.Tier, req.Playbook, req.Since)
@@ -82,10 +78,10 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	con.Names, con.Identity, con.Origin = names, req.Resolution.Identity, req.Origin
 	con.Reasons, con.Caps, con.Notify, con.Requester = req.Reasons, req.Caps, req.Notify, req.Requester
 	con.Opened, con.Changed = now, now
-	if _, err := tx.Containment(con.ID); err == nil {
+	if ended, err := tx.Containment(con.ID); err == nil {
 		// The same opener already made a case that has ended since: evidence that
 		// was acted on once is not acted on again.
-		return Opened{Containment: con}, nil
+		return Opened{Containment: ended}, giveBack(tx, req.Caps)
 	} else if !errors.Is(err, staunch.ErrNotFound) {
 		return Opened{}, err
 	}
@@ -98,7 +94,7 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	if req.Approval {
 		con.Phase = staunch.PhaseApproval
 	}
-	if err := e.guardFor(tx, con, []staunch.Ref{con.Subject}, now); err != nil {
+	if err := e.guardOwn(tx, con, now); err != nil {
 		return Opened{}, err
 	}
 	if err := tx.PutContainment(con); err != nil {
@@ -123,6 +119,35 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	tx.OnCommit(func() { crashpoint.Here("open.committed") })
 	tx.OnCommit(func() { e.Kick(id) })
 	return Opened{Containment: con, Created: true}, nil
+}
+
+// extends returns the open case that a request belongs to. Evidence that comes
+// during a release opens a case of its own. So does a request for more than is
+// in force that a person has to approve: what is in force goes on, and the rest
+// waits beside it.
+func extends(open []staunch.Containment, req OpenRequest) (staunch.Containment, bool) {
+	best := -1
+	for i, con := range open {
+		waits := con.Phase == staunch.PhaseApproval
+		switch {
+		case con.Phase == staunch.PhaseReleasing || con.Phase == staunch.PhaseReleased:
+			continue
+		case req.Approval && !waits && con.Tier < req.Tier:
+			continue
+		}
+		// What is in force goes before what waits, the higher tier before the lower.
+		if best >= 0 {
+			was := open[best].Phase == staunch.PhaseApproval
+			if waits && !was || waits == was && con.Tier <= open[best].Tier {
+				continue
+			}
+		}
+		best = i
+	}
+	if best < 0 {
+		return staunch.Containment{}, false
+	}
+	return open[best], true
 }
 
 // Would returns the case that opening a subject at a tier with a playbook would
@@ -178,9 +203,6 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 		// A redelivered decision: give back what was reserved for it twice.
 		return Opened{Containment: con}, giveBack(tx, req.Caps)
 	}
-	if err := giveBack(tx, req.Caps); err != nil { // the open case has its places
-		return Opened{}, err
-	}
 	if req.Decision != "" {
 		con.Decisions = append(con.Decisions, req.Decision)
 	}
@@ -188,33 +210,35 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 		con.Since = req.Since
 	}
 	raised := req.Tier > con.Tier
+	// What was admitted does not wait for the person that an earlier decision
+	// asked for.
+	freed := con.Phase == staunch.PhaseApproval && !req.Approval
 	if raised {
 		con.Tier = req.Tier
 		con.Reasons = req.Reasons
 		con.Scope.Highest = req.Tier
-		con.Generation++
-		next := firstStage(req.Playbook, req.Tier)
-		switch {
-		case con.Phase == staunch.PhaseApproval:
-			con.Playbook, con.Stage = req.Playbook, next
-		case req.Playbook.Stages[next].Tier > con.Playbook.Stages[con.Stage].Tier:
-			con.Playbook, con.Stage = req.Playbook, next
-			con.WindowEnds, con.Children = 0, 0
-			con.Phase = staunch.PhaseOpen
-		default:
-			// The stage is in force or being put in force already; the playbook may
-			// go on from it, by way of its window where it has one.
-			if req.Playbook.Name != con.Playbook.Name {
-				con.Stage = next
+		retake(&con, req.Playbook, now)
+	}
+	if freed {
+		con.Phase = staunch.PhaseOpen
+		con.Caps = req.Caps
+		if e.opt.Admit != nil && len(req.Caps) == 0 {
+			// It was taken for a raise of a case that has its places.
+			caps, err := e.opt.Admit(tx, con)
+			if err != nil {
+				return Opened{}, err
 			}
-			con.Playbook = req.Playbook
-			if con.Phase == staunch.PhaseHeld {
-				con.Phase = staunch.PhaseActing
-			}
+			con.Caps = caps
 		}
+	} else if err := giveBack(tx, req.Caps); err != nil { // the open case has its places
+		return Opened{}, err
+	}
+	raised = raised || freed
+	if raised {
+		con.Generation++
 	}
 	con.Changed = now
-	if err := e.guardFor(tx, con, []staunch.Ref{con.Subject}, now); err != nil {
+	if err := e.guardOwn(tx, con, now); err != nil {
 		return Opened{}, err
 	}
 	if err := tx.PutContainment(con); err != nil {
@@ -245,14 +269,81 @@ func giveBack(tx store.Tx, caps []string) error {
 	return nil
 }
 
+// retake has an open case go by another playbook. It never takes less away than
+// what is in force: stages below it are left out, and one like it denies at
+// least the same.
+func retake(con *staunch.Containment, p staunch.Playbook, now staunch.Time) {
+	was := con.Playbook.Stages[con.Stage]
+	next := firstStage(p, con.Tier)
+	if con.Phase != staunch.PhaseApproval {
+		for next+1 < len(p.Stages) && p.Stages[next].Tier < was.Tier && p.Stages[next+1].Tier <= con.Tier {
+			next++
+		}
+	}
+	if d := p.Expiry.Std(); d <= 0 {
+		con.Expires = 0
+	} else {
+		con.Expires = max(con.Expires, now.Add(d))
+	}
+	con.Playbook, con.Stage = p, next
+	if con.Phase == staunch.PhaseApproval {
+		return
+	}
+	if stage := p.Stages[next]; stage.Tier <= was.Tier {
+		// In force or being put in force already, but for what the two differ in;
+		// the playbook goes on from it, by way of its window where it has one.
+		con.Playbook.Stages = slices.Clone(p.Stages)
+		con.Playbook.Stages[next].Deny = union(was.Deny, stage.Deny)
+		con.Replan = true
+		if con.Phase == staunch.PhaseStuck {
+			con.Phase = staunch.PhaseOpen
+		}
+		return
+	}
+	con.Phase, con.WindowEnds, con.Children = staunch.PhaseOpen, 0, 0
+}
+
+// guardOwn puts or refreshes the guard holds on everything that the case has on
+// the fast plane: its subject, the accounts of an identity, and what was found
+// derived.
+func (e *Engine) guardOwn(tx store.Tx, con staunch.Containment, now staunch.Time) error {
+	refs := []staunch.Ref{con.Subject}
+	for _, root := range con.Scope.Roots {
+		if root.Kind != staunch.KindIdentity {
+			continue
+		}
+		id, err := tx.Identity(root.Value)
+		if err := ignoreNotFound(err); err != nil {
+			return err
+		}
+		refs = append(refs, id.Accounts...)
+	}
+	holds, err := tx.HoldsClaimedBy(con.ID)
+	if err != nil {
+		return err
+	}
+	for _, h := range holds {
+		if h.Plane == staunch.PlaneGuard && claims(h, con.ID) {
+			refs = append(refs, h.Target.Ref)
+		}
+	}
+	return e.guardFor(tx, con, refs, now)
+}
+
 // guardFor puts or refreshes the guard holds that the case's present stage
-// wants on the refs. A stage that denies nothing leaves the fast plane alone.
+// wants on the refs. A stage that denies nothing leaves the fast plane alone,
+// and so does everybody what is protected or ours.
 func (e *Engine) guardFor(tx store.Tx, con staunch.Containment, refs []staunch.Ref, now staunch.Time) error {
 	if con.Phase == staunch.PhaseApproval {
 		return nil
 	}
 	stage := con.Playbook.Stages[con.Stage]
+	done := map[staunch.Ref]bool{}
 	for _, ref := range refs {
+		if done[ref] || e.Untouchable(ref) != "" {
+			continue
+		}
+		done[ref] = true
 		t := staunch.Target{Ref: ref, Attribute: guardAttribute}
 		h, err := tx.ActiveHold(staunch.PlaneGuard, t)
 		switch {
@@ -262,37 +353,57 @@ func (e *Engine) guardFor(tx store.Tx, con staunch.Containment, refs []staunch.R
 			}
 			h = staunch.Hold{
 				V: staunch.Version, ID: staunch.HoldID(staunch.PlaneGuard, t, con.ID), Plane: staunch.PlaneGuard, Target: t,
-				Verb: staunch.VerbIsolate, Since: now,
-			}
-			if ref == con.Subject {
-				h.Names = con.Names
+				Verb: staunch.VerbIsolate, State: staunch.HoldInForce, Since: now,
 			}
 		case err != nil:
 			return err
 		}
-		h.Claims = insert(h.Claims, con.ID)
-		deny := stage.Deny
-		tier := stage.Tier
-		for _, id := range h.Claims {
-			if id == con.ID {
-				continue
-			}
-			other, err := tx.Containment(id)
-			if err != nil {
-				return err
-			}
-			if other.Phase.Open() && other.Phase != staunch.PhaseReleasing {
-				deny = union(deny, other.Playbook.Stages[other.Stage].Deny)
-				tier = max(tier, other.Playbook.Stages[other.Stage].Tier)
+		if ref == con.Subject {
+			for _, n := range con.Names {
+				if n != ref && !slices.Contains(h.Names, n) && e.Untouchable(n) == "" {
+					h.Names = append(slices.Clone(h.Names), n)
+				}
 			}
 		}
-		h.Deny, h.Tier, h.Changed = deny, tier, now
-		h.State, h.Message = staunch.HoldInForce, "contained by "+con.ID
-		if h, err = tx.PutHold(h); err != nil {
+		h.Claims = insert(h.Claims, con.ID)
+		h.Message = "contained by " + con.ID
+		if err := e.putGuardHold(tx, h, &con, now); err != nil {
 			return err
 		}
-		tx.OnCommit(func() { e.opt.Guard.Apply(h) })
 	}
+	return nil
+}
+
+// putGuardHold has a guard hold deny what its claims ask for together and puts
+// it in force. con, when given, is a claiming case that is not stored yet. What
+// is kept from an earlier case stays denied beside it.
+func (e *Engine) putGuardHold(tx store.Tx, h staunch.Hold, con *staunch.Containment, now staunch.Time) error {
+	var deny []string
+	var tier staunch.Tier
+	if h.State == staunch.HoldKept {
+		deny, tier = h.Deny, h.Tier
+	}
+	for _, id := range h.Claims {
+		var c staunch.Containment
+		if con != nil && id == con.ID {
+			c = *con
+		} else {
+			var err error
+			if c, err = tx.Containment(id); err != nil {
+				return err
+			}
+		}
+		if c.Phase.Open() {
+			stage := c.Playbook.Stages[c.Stage]
+			deny, tier = union(deny, stage.Deny), max(tier, stage.Tier)
+		}
+	}
+	h.Deny, h.Tier, h.Changed = deny, tier, now
+	h, err := tx.PutHold(h)
+	if err != nil {
+		return err
+	}
+	tx.OnCommit(func() { e.opt.Guard.Apply(h) })
 	return nil
 }
 
@@ -334,6 +445,9 @@ func (e *Engine) notices(tx store.Tx, event string, con staunch.Containment, ste
 // Residual notes success by the contained subject after the effect: evidence
 // that the containment does not hold. The window is cut short and the platform
 // is asked again for what exists. Runs in the event's transaction.
+//
+// A stage that leaves the subject some access is not contradicted by its use:
+// only from tier isolate on, or where everything is denied, is success residual.
 func (e *Engine) Residual(tx store.Tx, id string, ev staunch.Event) error {
 	con, err := tx.Containment(id)
 	if err != nil {
@@ -342,20 +456,42 @@ func (e *Engine) Residual(tx store.Tx, id string, ev staunch.Event) error {
 	if con.EffectAt == 0 || ev.Time <= con.EffectAt.Add(residualGrace) || ev.Outcome != staunch.OutcomeSuccess {
 		return nil
 	}
-	switch con.Phase {
-	case staunch.PhaseWindow, staunch.PhaseHeld, staunch.PhaseActing:
-	default:
+	if stage := con.Playbook.Stages[con.Stage]; stage.Tier < staunch.TierIsolate && !slices.Contains(stage.Deny, "*") {
 		return nil
+	}
+	switch {
+	case con.Phase == staunch.PhaseWindow, con.Phase == staunch.PhaseHeld:
+	case con.Phase == staunch.PhaseActing && con.Children > 0:
+	default:
+		return nil // the stage is being put in force, or undone
+	}
+	steps, err := tx.Steps(id)
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		// EffectAt is the first stage's; what was let through until a later one
+		// was proven is not residual either.
+		if s.Proven != 0 && s.State == staunch.StepProven && ev.Time <= s.Proven.Add(residualGrace) {
+			return nil
+		}
 	}
 	now := staunch.TimeOf(e.opt.Clock.Now())
 	con.Residual++
-	con.Changed = now
-	if con.Phase == staunch.PhaseWindow {
+	con.Changed = max(now, con.Changed+1)
+	if con.Phase == staunch.PhaseWindow && (con.WindowEnds == 0 || con.WindowEnds > now) {
 		con.WindowEnds = now
 	}
 	// A hammering thief must not make a plan of each of its successes.
+	event := ""
+	if con.Residual == 1 {
+		event = "residual"
+	}
 	if con.Children < maxChildren {
 		con.Replan = true
+	} else if con.Trouble == "" {
+		con.Trouble = fmt.Sprintf("the subject still succeeds after %d plans", con.Children)
+		event = "trouble"
 	}
 	if err := tx.PutContainment(con); err != nil {
 		return err
@@ -368,8 +504,8 @@ func (e *Engine) Residual(tx store.Tx, id string, ev staunch.Event) error {
 	}); err != nil {
 		return err
 	}
-	if con.Residual == 1 {
-		if err := e.notices(tx, "residual", con, nil, now); err != nil {
+	if event != "" {
+		if err := e.notices(tx, event, con, steps, now); err != nil {
 			return err
 		}
 	}
@@ -393,17 +529,22 @@ func (e *Engine) Derived(tx store.Tx, id string) error {
 	if err != nil {
 		return err
 	}
-	if con.Scope.Closure != "derived" || con.Replan || con.Children >= maxChildren {
+	if con.Scope.Closure != "derived" || con.Children >= maxChildren {
 		return nil
 	}
 	switch con.Phase {
-	case staunch.PhaseActing, staunch.PhaseWindow, staunch.PhaseHeld:
+	case staunch.PhaseOpen, staunch.PhaseActing, staunch.PhaseWindow, staunch.PhaseHeld:
 	default:
-		return nil // it is still to be planned, or is being undone
+		return nil // it is still to be approved, or is being undone
 	}
+	// Also where a plan is still to be made: it may have been drafted without
+	// this. The change of Changed tells the planner that there is more.
 	con.Replan = true
-	con.Changed = staunch.TimeOf(e.opt.Clock.Now())
+	con.Changed = max(staunch.TimeOf(e.opt.Clock.Now()), con.Changed+1)
 	if err := tx.PutContainment(con); err != nil {
+		return err
+	}
+	if err := e.putTimer(tx, con); err != nil {
 		return err
 	}
 	tx.OnCommit(func() { e.Kick(id) })

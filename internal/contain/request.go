@@ -34,11 +34,7 @@ func Revivals(c Case) []string {
 		}
 	}
 	for _, s := range c.Steps {
-		if !s.Intent.Revives || lastClaim(c, s.Hold) == "" {
-			continue
-		}
-		switch s.State {
-		case staunch.StepReverted, staunch.StepKept, staunch.StepVoid, staunch.StepDiverged:
+		if !s.Intent.Revives || over(s.State) || !lastClaim(c, holdOf(c, s)) {
 			continue
 		}
 		out = append(out, fmt.Sprintf("%s: %s", s.Target, s.Intent.Undo))
@@ -47,22 +43,17 @@ func Revivals(c Case) []string {
 		if h.Plane != staunch.PlaneGuard || !h.Active() || h.State == staunch.HoldKept || gone[h.Target.Ref] {
 			continue
 		}
-		if k := h.Target.Ref.Kind; (k == staunch.KindCredential || k == staunch.KindSession) && len(h.Claims) == 1 {
+		if k := h.Target.Ref.Kind; (k == staunch.KindCredential || k == staunch.KindSession) && lastClaim(c, h) && len(h.Deny) > 0 {
 			out = append(out, h.Target.Ref.String()+": accepted again on the fast plane")
 		}
 	}
 	return out
 }
 
-// lastClaim returns the hold's id when this case is the only one that claims
-// it, so that releasing the case undoes it.
-func lastClaim(c Case, hold string) string {
-	for _, h := range c.Holds {
-		if h.ID == hold && len(h.Claims) == 1 && h.Claims[0] == c.Containment.ID {
-			return h.ID
-		}
-	}
-	return ""
+// lastClaim reports whether this case is the only one that claims the hold, so
+// that releasing the case undoes it.
+func lastClaim(c Case, h staunch.Hold) bool {
+	return claims(h, c.Containment.ID) && len(h.Claims) == 1
 }
 
 // change reads the case, lets fn change it under the next generation, and
@@ -106,7 +97,9 @@ func wrongPhase(what string, p staunch.Phase, want string) error {
 	return fmt.Errorf("%w: cannot %s a case that is %s (%s)", staunch.ErrConflict, what, p, want)
 }
 
-// Release has the case undone. Where that would revive a possibly stolen
+// Release has the case undone. A case that is stuck because something could not
+// be put back is tried once more; what still cannot be is then left as it is.
+// Where that would revive a possibly stolen
 // secret, r must confirm it (Revive) or say that the secret was rotated first
 // (Rotated); otherwise the error is a *RevivalError and nothing changes.
 func (e *Engine) Release(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error) {
@@ -137,6 +130,14 @@ func (e *Engine) release(tx store.Tx, id, what string, r staunch.Release, may fu
 		con.Phase = staunch.PhaseReleasing
 		con.WindowEnds = 0
 		con.Replan = false
+		for _, s := range c.Steps {
+			if s.State == staunch.StepDiverged {
+				s.State, s.Attempts, s.NotBefore = staunch.StepUnknown, 0, 0
+				if err := tx.PutStep(s); err != nil {
+					return err
+				}
+			}
+		}
 		// What was known until now is settled: the same evidence does not contain
 		// the subject again.
 		return settle(tx, con.Names, con.Subject, now)
@@ -202,10 +203,11 @@ func (e *Engine) Extend(tx store.Tx, id, who string, d time.Duration) (staunch.C
 	})
 }
 
-// Approve lets a case that waits for a person go on. scopeHash is what the
-// person saw; another principal than the requester must approve.
+// Approve lets a case that waits for a person go on, with its places reserved
+// and its time beginning now. scopeHash is what the person saw; another principal
+// than the requester must approve.
 func (e *Engine) Approve(tx store.Tx, id, who, scopeHash string) (staunch.Containment, error) {
-	con, err := e.change(tx, id, who, "approve", func(_ Case, con *staunch.Containment, _ staunch.Time) error {
+	con, err := e.change(tx, id, who, "approve", func(_ Case, con *staunch.Containment, now staunch.Time) error {
 		switch {
 		case con.Phase != staunch.PhaseApproval:
 			return wrongPhase("approve", con.Phase, "it does not wait for approval")
@@ -216,10 +218,21 @@ func (e *Engine) Approve(tx store.Tx, id, who, scopeHash string) (staunch.Contai
 		}
 		con.Approver = who
 		con.Phase = staunch.PhaseOpen
-		return nil
+		if d := con.Playbook.Expiry.Std(); d > 0 {
+			con.Expires = now.Add(d) // so far it was the time to approve it
+		}
+		if e.opt.Admit == nil {
+			return nil
+		}
+		if err := giveBack(tx, con.Caps); err != nil {
+			return err
+		}
+		caps, err := e.opt.Admit(tx, *con)
+		con.Caps = caps
+		return err
 	})
 	if err != nil {
 		return con, err
 	}
-	return con, e.guardFor(tx, con, []staunch.Ref{con.Subject}, con.Changed)
+	return con, e.guardOwn(tx, con, con.Changed)
 }

@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/strictyaml"
 )
 
 // Bounds of policies.
@@ -39,9 +40,9 @@ type File struct {
 
 // policyFile is the shape of a policy file.
 type policyFile struct {
-	V         int                `yaml:"v"`
-	Policies  list[policyYAML]   `yaml:"policies"`
-	Playbooks list[playbookYAML] `yaml:"playbooks"`
+	V         int                           `yaml:"v"`
+	Policies  strictyaml.List[policyYAML]   `yaml:"policies"`
+	Playbooks strictyaml.List[playbookYAML] `yaml:"playbooks"`
 }
 
 type policyYAML struct {
@@ -86,9 +87,9 @@ type rangeYAML struct {
 
 type thenYAML struct {
 	// Tier and Playbook are a ladder of one rung at 0.
-	Tier     *staunch.Tier  `yaml:"tier"`
-	Playbook string         `yaml:"playbook"`
-	Tiers    list[rungYAML] `yaml:"tiers"`
+	Tier     *staunch.Tier             `yaml:"tier"`
+	Playbook string                    `yaml:"playbook"`
+	Tiers    strictyaml.List[rungYAML] `yaml:"tiers"`
 	// Staged is the playbook for tolerance staged.
 	Staged string `yaml:"staged"`
 	// Unmanaged is the highest tier for identities that nobody declared.
@@ -132,12 +133,12 @@ type playbookYAML struct {
 func (y *playbookYAML) UnmarshalYAML(n *yaml.Node) error {
 	y.line = n.Line
 	var p struct {
-		Name        string              `yaml:"name"`
-		Stages      list[staunch.Stage] `yaml:"stages"`
-		Expiry      staunch.Duration    `yaml:"expiry"`
-		OnExpiry    staunch.OnExpiry    `yaml:"on_expiry"`
-		Derived     bool                `yaml:"derived"`
-		MostTargets int                 `yaml:"most_targets"`
+		Name        string                         `yaml:"name"`
+		Stages      strictyaml.List[staunch.Stage] `yaml:"stages"`
+		Expiry      staunch.Duration               `yaml:"expiry"`
+		OnExpiry    staunch.OnExpiry               `yaml:"on_expiry"`
+		Derived     bool                           `yaml:"derived"`
+		MostTargets int                            `yaml:"most_targets"`
 	}
 	if err := n.Load(&p, yaml.WithKnownFields()); err != nil {
 		return err
@@ -287,11 +288,11 @@ func Parse(files []File) (*Set, error) {
 	}
 	// Playbooks may stand in another file than the policy that uses them.
 	for i, f := range files {
-		p := problems{path: f.Name}
+		p := strictyaml.In(f.Name)
 		for _, y := range parsed[i].Policies {
-			c.policy(&p, y)
+			c.policy(p, y)
 		}
-		if err := p.err(); err != nil {
+		if err := p.Err(); err != nil {
 			c.errs = append(c.errs, err)
 		}
 	}
@@ -322,91 +323,91 @@ func (c *compiler) file(f File, out *policyFile) error {
 		return &staunch.Problem{Place: f.Name, Reason: fmt.Sprintf("larger than %d bytes", MaxFile)}
 	}
 	var y policyFile
-	if err := load(f.Data, f.Name, &y); err != nil {
+	if err := strictyaml.Load(f.Data, f.Name, &y); err != nil {
 		return err
 	}
-	p := problems{path: f.Name}
+	p := strictyaml.In(f.Name)
 	if y.V != staunch.Version {
-		p.add(0, "v is %d; this release reads v: %d", y.V, staunch.Version)
-		return p.err()
+		p.Add(0, "v is %d; this release reads v: %d", y.V, staunch.Version)
+		return p.Err()
 	}
 	for _, b := range y.Playbooks {
-		c.playbook(&p, b)
+		c.playbook(p, b)
 	}
 	*out = y
-	return p.err()
+	return p.Err()
 }
 
-func (c *compiler) playbook(p *problems, y playbookYAML) {
+func (c *compiler) playbook(p *strictyaml.Problems, y playbookYAML) {
 	if !nameShape.MatchString(y.Name) {
-		p.add(y.line, "playbook name %q: letters, digits and ._/- are allowed, at most 128", y.Name)
+		p.Add(y.line, "playbook name %q: letters, digits and ._/- are allowed, at most 128", y.Name)
 		return
 	}
 	if first, dup := c.books[y.Name]; dup {
-		p.add(y.line, "playbook %q stands already at %s", y.Name, first)
+		p.Add(y.line, "playbook %q stands already at %s", y.Name, first)
 		return
 	}
-	c.books[y.Name] = fmt.Sprintf("%s:%d", p.path, y.line)
+	c.books[y.Name] = p.Place(y.line)
 	if n := len(y.Stages); n == 0 || n > maxStages {
-		p.add(y.line, "playbook %q has %d stages, at least 1 and at most %d", y.Name, n, maxStages)
+		p.Add(y.line, "playbook %q has %d stages, at least 1 and at most %d", y.Name, n, maxStages)
 	}
 	last := staunch.TierObserve
 	for i, st := range y.Stages {
 		if st.Tier <= last {
-			p.add(y.line, "playbook %q: stage %d is %s; each stage goes above the one before, and the first above observe", y.Name, i+1, st.Tier)
+			p.Add(y.line, "playbook %q: stage %d is %s; each stage goes above the one before, and the first above observe", y.Name, i+1, st.Tier)
 		}
 		last = st.Tier
 		for _, v := range st.Verbs {
 			if !v.Valid() || v == staunch.VerbRestore || v.Tier() > st.Tier {
-				p.add(y.line, "playbook %q: stage %d: verb %q does not belong to tier %s or below", y.Name, i+1, v, st.Tier)
+				p.Add(y.line, "playbook %q: stage %d: verb %q does not belong to tier %s or below", y.Name, i+1, v, st.Tier)
 			}
 		}
 		for _, d := range st.Deny {
 			if d == "" || len(d) > 128 {
-				p.add(y.line, "playbook %q: stage %d: %q is not an action's name", y.Name, i+1, d)
+				p.Add(y.line, "playbook %q: stage %d: %q is not an action's name", y.Name, i+1, d)
 			}
 		}
 		if w := st.Window.Std(); w < 0 || w > maxWindow {
-			p.add(y.line, "playbook %q: stage %d: window %s is not between 0 and %s", y.Name, i+1, w, maxWindow)
+			p.Add(y.line, "playbook %q: stage %d: window %s is not between 0 and %s", y.Name, i+1, w, maxWindow)
 		}
 		if i == len(y.Stages)-1 && st.Window != 0 {
-			p.add(y.line, "playbook %q: the last stage has a window, and nothing comes after it", y.Name)
+			p.Add(y.line, "playbook %q: the last stage has a window, and nothing comes after it", y.Name)
 		}
 	}
 	c.expiry(p, y.line, "playbook "+y.Name, y.Expiry, y.OnExpiry)
 	if y.MostTargets < 0 || y.MostTargets > 10_000 {
-		p.add(y.line, "playbook %q: most_targets %d is not between 0 and 10000", y.Name, y.MostTargets)
+		p.Add(y.line, "playbook %q: most_targets %d is not between 0 and 10000", y.Name, y.MostTargets)
 	}
 	c.set.playbooks[y.Name] = y.Playbook
 }
 
-func (c *compiler) expiry(p *problems, line int, what string, d staunch.Duration, on staunch.OnExpiry) {
+func (c *compiler) expiry(p *strictyaml.Problems, line int, what string, d staunch.Duration, on staunch.OnExpiry) {
 	if d < 0 || d.Std() > maxExpiry {
-		p.add(line, "%s: expiry %s is not between 0 and %s", what, d.Std(), maxExpiry)
+		p.Add(line, "%s: expiry %s is not between 0 and %s", what, d.Std(), maxExpiry)
 	}
 	switch on {
 	case "":
 	case staunch.ExpiryKeep, staunch.ExpiryRelease, staunch.ExpiryExtend:
 		if d == 0 {
-			p.add(line, "%s: on_expiry without expiry", what)
+			p.Add(line, "%s: on_expiry without expiry", what)
 		}
 	default:
-		p.add(line, "%s: on_expiry %q is not one of keep, release, extend", what, on)
+		p.Add(line, "%s: on_expiry %q is not one of keep, release, extend", what, on)
 	}
 }
 
-func (c *compiler) policy(p *problems, y policyYAML) {
+func (c *compiler) policy(p *strictyaml.Problems, y policyYAML) {
 	if !nameShape.MatchString(y.ID) {
-		p.add(y.line, "policy id %q: letters, digits and ._/- are allowed, at most 128", y.ID)
+		p.Add(y.line, "policy id %q: letters, digits and ._/- are allowed, at most 128", y.ID)
 		return
 	}
-	place := fmt.Sprintf("%s:%d", p.path, y.line)
+	place := p.Place(y.line)
 	if first, dup := c.ids[y.ID]; dup {
-		p.add(y.line, "policy %q stands already at %s", y.ID, first)
+		p.Add(y.line, "policy %q stands already at %s", y.ID, first)
 		return
 	}
 	c.ids[y.ID] = place
-	bad := func(format string, args ...any) { p.add(y.line, "policy "+y.ID+": "+format, args...) }
+	bad := func(format string, args ...any) { p.Add(y.line, "policy "+y.ID+": "+format, args...) }
 	t := y.Then
 	out := &policy{
 		id: y.ID, description: y.Description, place: place, mode: y.Mode, priority: y.Priority,
@@ -420,11 +421,11 @@ func (c *compiler) policy(p *problems, y policyYAML) {
 	if y.When.s != "" {
 		w, issues := c.env.compile(y.When.s)
 		for _, i := range issues {
-			p.add(y.When.place(i.line), "policy %s: when: %s", y.ID, i.text)
+			p.Add(y.When.place(i.line), "policy %s: when: %s", y.ID, i.text)
 		}
 		out.when = w
 	} else if y.When.line > 0 {
-		p.add(y.When.line, "policy %s: when is empty", y.ID)
+		p.Add(y.When.line, "policy %s: when is empty", y.ID)
 	}
 	if t.Unmanaged != nil {
 		out.unmanaged = *t.Unmanaged
@@ -454,30 +455,30 @@ func (c *compiler) policy(p *problems, y policyYAML) {
 }
 
 // ladder reads the tiers; a fixed tier is a ladder of one rung at 0.
-func (c *compiler) ladder(p *problems, y policyYAML) []rung {
+func (c *compiler) ladder(p *strictyaml.Problems, y policyYAML) []rung {
 	t := y.Then
 	switch {
 	case t.Tier != nil && len(t.Tiers) > 0:
-		p.add(y.line, "policy %s: then has both tier and tiers", y.ID)
+		p.Add(y.line, "policy %s: then has both tier and tiers", y.ID)
 		return nil
 	case t.Tier != nil:
 		return []rung{{tier: *t.Tier, playbook: t.Playbook}}
 	case t.Playbook != "":
-		p.add(y.line, "policy %s: then.playbook goes with then.tier; rungs name their own", y.ID)
+		p.Add(y.line, "policy %s: then.playbook goes with then.tier; rungs name their own", y.ID)
 	case len(t.Tiers) == 0:
-		p.add(y.line, "policy %s: then has neither tier nor tiers", y.ID)
+		p.Add(y.line, "policy %s: then has neither tier nor tiers", y.ID)
 	}
 	out := make([]rung, 0, len(t.Tiers))
 	for i, r := range t.Tiers {
 		if r.At == nil || !(*r.At >= 0 && *r.At <= 1) {
-			p.add(r.line, "policy %s: at has to be between 0 and 1", y.ID)
+			p.Add(r.line, "policy %s: at has to be between 0 and 1", y.ID)
 			continue
 		}
 		if i > 0 && len(out) == i && (*r.At <= out[i-1].at || r.Tier <= out[i-1].tier) {
-			p.add(r.line, "policy %s: each rung is above the one before, in at and in tier", y.ID)
+			p.Add(r.line, "policy %s: each rung is above the one before, in at and in tier", y.ID)
 		}
 		if r.Tier == staunch.TierObserve {
-			p.add(r.line, "policy %s: a rung needs a tier above observe", y.ID)
+			p.Add(r.line, "policy %s: a rung needs a tier above observe", y.ID)
 		}
 		out = append(out, rung{at: *r.At, tier: r.Tier, playbook: r.Playbook})
 	}

@@ -11,12 +11,13 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/strictyaml"
 )
 
 // testFile is the shape of a *_test.yaml.
 type testFile struct {
-	V     int            `yaml:"v"`
-	Cases list[caseYAML] `yaml:"cases"`
+	V     int                       `yaml:"v"`
+	Cases strictyaml.List[caseYAML] `yaml:"cases"`
 }
 
 type caseYAML struct {
@@ -36,17 +37,17 @@ func (y *caseYAML) UnmarshalYAML(n *yaml.Node) error {
 // givenYAML describes an input. What it leaves out is the plainest case: a
 // managed service of tolerance normal, everything in mode enforce and in time.
 type givenYAML struct {
-	Subject     staunch.Ref      `yaml:"subject"`
-	Names       []staunch.Ref    `yaml:"names"`
-	Up          []staunch.Ref    `yaml:"up"`
-	Signals     list[signalYAML] `yaml:"signals"`
-	Identity    identityYAML     `yaml:"identity"`
+	Subject     staunch.Ref                 `yaml:"subject"`
+	Names       []staunch.Ref               `yaml:"names"`
+	Up          []staunch.Ref               `yaml:"up"`
+	Signals     strictyaml.List[signalYAML] `yaml:"signals"`
+	Identity    identityYAML                `yaml:"identity"`
 	Containment *struct {
 		Tier  staunch.Tier  `yaml:"tier"`
 		Phase staunch.Phase `yaml:"phase"`
 		Scope staunch.Kind  `yaml:"scope"`
 	} `yaml:"containment"`
-	Gaps list[struct {
+	Gaps strictyaml.List[struct {
 		Ref    staunch.Ref `yaml:"ref"`
 		Reason string      `yaml:"reason"`
 		Widen  staunch.Ref `yaml:"widen"`
@@ -178,22 +179,22 @@ func (p Params) RunTests(fsys fs.FS) (Report, error) {
 	}
 	for _, f := range files {
 		var y testFile
-		if err := load(f.Data, f.Name, &y); err != nil {
+		if err := strictyaml.Load(f.Data, f.Name, &y); err != nil {
 			return rep, err
 		}
-		pr := problems{path: f.Name}
+		pr := strictyaml.In(f.Name)
 		if y.V != staunch.Version {
-			pr.add(0, "v is %d; this release reads v: %d", y.V, staunch.Version)
+			pr.Add(0, "v is %d; this release reads v: %d", y.V, staunch.Version)
 		}
 		names := map[string]int{}
 		for _, c := range y.Cases {
-			c.check(&pr)
+			c.check(pr)
 			if first, dup := names[c.Name]; dup {
-				pr.add(c.line, "case %q stands already at line %d", c.Name, first)
+				pr.Add(c.line, "case %q stands already at line %d", c.Name, first)
 			}
 			names[c.Name] = c.line
 		}
-		if err := pr.err(); err != nil {
+		if err := pr.Err(); err != nil {
 			return rep, err
 		}
 		rep.Files++
@@ -208,12 +209,12 @@ func (p Params) RunTests(fsys fs.FS) (Report, error) {
 	return rep, nil
 }
 
-func (y *caseYAML) check(p *problems) {
+func (y *caseYAML) check(p *strictyaml.Problems) {
 	bad := func(line int, format string, args ...any) {
-		p.add(line, "case %q: "+format, append([]any{y.Name}, args...)...)
+		p.Add(line, "case %q: "+format, append([]any{y.Name}, args...)...)
 	}
 	if y.Name == "" {
-		p.add(y.line, "case without a name")
+		p.Add(y.line, "case without a name")
 	}
 	if y.Expect.empty() {
 		bad(y.line, "expects nothing")

@@ -149,9 +149,29 @@ type Reader struct {
 	ends  []int
 	given int
 	begin int
-	// broken ends the envelope that is open, which whole is.
-	broken error
-	whole  []byte
+	// broken ends the envelope that is open, which envelope is.
+	broken   error
+	envelope []byte
+	// yield is what Split is given, made once so that a record costs no memory;
+	// single says that the record of this size is no envelope.
+	yield  func(raw []byte) error
+	size   int
+	single bool
+}
+
+func newReader(f format.Format, l jsondoc.Limits) *Reader {
+	r := &Reader{f: f, outer: jsondoc.New(l), inner: jsondoc.New(l)}
+	r.yield = func(raw []byte) error {
+		if len(raw) == r.size {
+			r.single = true // the record itself, which is parsed already
+			return nil
+		}
+		// raw is valid for this call alone.
+		r.arena = append(r.arena, raw...)
+		r.ends = append(r.ends, len(r.arena))
+		return nil
+	}
+	return r
 }
 
 // excerpt is how much of a record that is too large is given.
@@ -162,7 +182,7 @@ const keepArena = 1 << 20
 
 // NewReader reads r's records in format f.
 func NewReader(r io.Reader, f format.Format, l jsondoc.Limits) (*Reader, error) {
-	rd := &Reader{f: f, outer: jsondoc.New(l), inner: jsondoc.New(l)}
+	rd := newReader(f, l)
 	if s, ok := f.(format.Streamer); ok {
 		rr, err := s.Stream(r, l)
 		if err != nil {
@@ -184,7 +204,8 @@ func NewLineReader(lines []byte, f format.Format, l jsondoc.Limits) (*Reader, er
 	if _, ok := f.(format.Streamer); ok {
 		return NewReader(bytes.NewReader(lines), f, l)
 	}
-	rd := &Reader{f: f, outer: jsondoc.New(l), inner: jsondoc.New(l), byLine: true}
+	rd := newReader(f, l)
+	rd.byLine = true
 	most := rd.outer.Limits().Bytes
 	number := 0
 	rd.next = func() (jsondoc.Record, error) {
@@ -249,8 +270,8 @@ func (r *Reader) Next() (Record, error) {
 			return Record{Number: n, Raw: raw, Doc: r.inner}, nil
 		}
 		if r.broken != nil {
-			rec := Record{Number: r.inside(), Raw: r.whole, Err: r.broken}
-			r.broken, r.whole = nil, nil
+			rec := Record{Number: r.inside(), Raw: r.envelope, Err: r.broken}
+			r.broken, r.envelope = nil, nil
 			return rec, nil
 		}
 		rec, err := r.next()
@@ -270,25 +291,16 @@ func (r *Reader) Next() (Record, error) {
 			r.arena = nil
 		}
 		r.arena, r.ends, r.given, r.begin = r.arena[:0], r.ends[:0], 0, 0
-		whole := false
-		err = r.f.Split(r.outer, func(raw []byte) error {
-			if len(raw) == len(rec.Raw) {
-				whole = true // not an envelope: the record is parsed already
-				return nil
-			}
-			// raw is valid for this call alone.
-			r.arena = append(r.arena, raw...)
-			r.ends = append(r.ends, len(r.arena))
-			return nil
-		})
-		if whole && err == nil {
+		r.size, r.single = len(rec.Raw), false
+		err = r.f.Split(r.outer, r.yield)
+		if r.single && err == nil {
 			return Record{Number: r.count(rec), Raw: rec.Raw, Doc: r.outer}, nil
 		}
 		if r.byLine {
 			r.number = rec.Number
 		}
 		if err != nil {
-			r.broken, r.whole = err, rec.Raw // what came before it stands
+			r.broken, r.envelope = err, rec.Raw // what came before it stands
 		}
 		// An empty envelope holds no record; that is not an error.
 	}

@@ -1,7 +1,6 @@
 package inventory
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/store"
+	"github.com/staunch-project/staunch/internal/strictyaml"
 )
 
 // Bounds of identities.yaml.
@@ -23,26 +23,25 @@ const (
 	// MaxAccounts is the most accounts of one identity.
 	MaxAccounts = 10_000
 	maxText     = 256
-	maxProblems = 20
 )
 
 // identitiesFile is the shape of identities.yaml.
 type identitiesFile struct {
-	V          int                `yaml:"v"`
-	Identities list[identityYAML] `yaml:"identities"`
+	V          int                           `yaml:"v"`
+	Identities strictyaml.List[identityYAML] `yaml:"identities"`
 }
 
 type identityYAML struct {
-	Name        string               `yaml:"name"`
-	Kind        staunch.IdentityKind `yaml:"kind"`
-	Owner       string               `yaml:"owner"`
-	Purpose     string               `yaml:"purpose"`
-	Environment string               `yaml:"environment"`
-	Tier        int                  `yaml:"tier"`
-	Tolerance   staunch.Tolerance    `yaml:"tolerance"`
-	Shared      bool                 `yaml:"shared"`
-	Protected   bool                 `yaml:"protected"`
-	Accounts    list[accountYAML]    `yaml:"accounts"`
+	Name        string                       `yaml:"name"`
+	Kind        staunch.IdentityKind         `yaml:"kind"`
+	Owner       string                       `yaml:"owner"`
+	Purpose     string                       `yaml:"purpose"`
+	Environment string                       `yaml:"environment"`
+	Tier        int                          `yaml:"tier"`
+	Tolerance   staunch.Tolerance            `yaml:"tolerance"`
+	Shared      bool                         `yaml:"shared"`
+	Protected   bool                         `yaml:"protected"`
+	Accounts    strictyaml.List[accountYAML] `yaml:"accounts"`
 	line        int
 }
 
@@ -51,25 +50,6 @@ func (i *identityYAML) UnmarshalYAML(n *yaml.Node) error {
 	type plain identityYAML
 	i.line = n.Line
 	return n.Load((*plain)(i), yaml.WithKnownFields())
-}
-
-// list is a sequence whose items have content; the library drops null items
-// without a word.
-type list[T any] []T
-
-// UnmarshalYAML refuses null items.
-func (l *list[T]) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind == yaml.SequenceNode {
-		for _, c := range n.Content {
-			if c.Kind == yaml.ScalarNode && c.ShortTag() == "!!null" {
-				return &yaml.LoadErrors{Errors: []*yaml.LoadError{{
-					Stage: yaml.ConstructorStage, Message: "item without content",
-					Mark: yaml.Mark{Line: c.Line, Column: c.Column},
-				}}}
-			}
-		}
-	}
-	return n.Load((*[]T)(l), yaml.WithKnownFields())
 }
 
 // accountYAML is "kind:realm:scheme:value" or a mapping of the four, whose kind
@@ -130,20 +110,20 @@ func ParseIdentities(data []byte, path string) ([]staunch.Identity, error) {
 	if strings.TrimSpace(string(data)) == "" {
 		return nil, &staunch.Problem{Place: path, Reason: "empty", Hint: "start with `v: 1` and `identities:`"}
 	}
-	if err := yaml.Load(data, &file, yaml.WithKnownFields()); err != nil {
-		return nil, yamlProblems(path, err)
+	if err := strictyaml.Load(data, path, &file); err != nil {
+		return nil, err
 	}
 	if file.V != staunch.Version {
 		return nil, &staunch.Problem{Place: path, Reason: fmt.Sprintf("v is %d; this release reads v: %d", file.V, staunch.Version)}
 	}
-	p := problems{path: path}
+	p := strictyaml.In(path)
 	names := map[string]int{}
 	accounts := map[staunch.Ref]string{}
 	out := make([]staunch.Identity, 0, len(file.Identities))
 	for _, y := range file.Identities {
-		p.identity(y)
+		checkIdentity(p, y)
 		if first, dup := names[y.Name]; dup {
-			p.add(y.line, fmt.Sprintf("identity %q is declared already at line %d", y.Name, first), "")
+			p.Add(y.line, "identity %q is declared already at line %d", y.Name, first)
 		} else {
 			names[y.Name] = y.line
 		}
@@ -159,11 +139,11 @@ func ParseIdentities(data []byte, path string) ([]staunch.Identity, error) {
 			}
 		}
 		for _, a := range y.Accounts {
-			if !p.account(a) {
+			if !checkAccount(p, a) {
 				continue
 			}
 			if owner, dup := accounts[a.ref]; dup {
-				p.add(a.line, fmt.Sprintf("account %s is already identity %q's", a.ref, owner), "an account belongs to one identity")
+				p.AddHint("an account belongs to one identity", a.line, "account %s is already identity %q's", a.ref, owner)
 				continue
 			}
 			accounts[a.ref] = y.Name
@@ -172,43 +152,16 @@ func ParseIdentities(data []byte, path string) ([]staunch.Identity, error) {
 		slices.SortFunc(id.Accounts, compareRef)
 		out = append(out, id)
 	}
-	if err := p.err(); err != nil {
+	if err := p.Err(); err != nil {
 		return nil, err
 	}
 	return out, nil
 }
 
-// problems collects what is wrong with one file.
-type problems struct {
-	path string
-	errs []error
-	more int
-}
-
-func (p *problems) add(line int, reason, hint string) {
-	if len(p.errs) >= maxProblems {
-		p.more++
-		return
-	}
-	place := p.path
-	if line > 0 {
-		place = fmt.Sprintf("%s:%d", p.path, line)
-	}
-	p.errs = append(p.errs, &staunch.Problem{Place: place, Reason: reason, Hint: hint})
-}
-
-func (p *problems) err() error {
-	if p.more > 0 {
-		p.errs = append(p.errs, &staunch.Problem{Place: p.path, Reason: fmt.Sprintf("%d more problems", p.more)})
-		p.more = 0
-	}
-	return errors.Join(p.errs...)
-}
-
-func (p *problems) identity(y identityYAML) {
+func checkIdentity(p *strictyaml.Problems, y identityYAML) {
 	text := func(key, v string) {
 		if len(v) > maxText || strings.ContainsFunc(v, unicode.IsControl) {
-			p.add(y.line, fmt.Sprintf("%s is longer than %d bytes or has control characters", key, maxText), "")
+			p.Add(y.line, "%s is longer than %d bytes or has control characters", key, maxText)
 		}
 	}
 	text("name", y.Name)
@@ -216,65 +169,34 @@ func (p *problems) identity(y identityYAML) {
 	text("purpose", y.Purpose)
 	text("environment", y.Environment)
 	if y.Name == "" {
-		p.add(y.line, "identity without a name", "")
+		p.Add(y.line, "identity without a name")
 	} else if strings.HasPrefix(y.Name, "unknown:") {
-		p.add(y.line, fmt.Sprintf("name %q: names that begin with \"unknown:\" are the engine's own", y.Name), "")
+		p.Add(y.line, "name %q: names that begin with \"unknown:\" are the engine's own", y.Name)
 	}
 	if !y.Kind.Valid() || y.Kind == staunch.IdentityUnknown {
-		p.add(y.line, fmt.Sprintf("identity %q: kind %q is not one of human, service, workload, agent", y.Name, y.Kind), "")
+		p.Add(y.line, "identity %q: kind %q is not one of human, service, workload, agent", y.Name, y.Kind)
 	}
 	if y.Tolerance != "" && !y.Tolerance.Valid() {
-		p.add(y.line, fmt.Sprintf("identity %q: tolerance %q is not one of normal, staged, never", y.Name, y.Tolerance), "")
+		p.Add(y.line, "identity %q: tolerance %q is not one of normal, staged, never", y.Name, y.Tolerance)
 	}
 	if y.Tier < 0 || y.Tier > 4 {
-		p.add(y.line, fmt.Sprintf("identity %q: tier %d is not between 1 (most depends on it) and 4", y.Name, y.Tier), "")
+		p.Add(y.line, "identity %q: tier %d is not between 1 (most depends on it) and 4", y.Name, y.Tier)
 	}
 	if len(y.Accounts) > MaxAccounts {
-		p.add(y.line, fmt.Sprintf("identity %q has %d accounts, at most %d", y.Name, len(y.Accounts), MaxAccounts), "")
+		p.Add(y.line, "identity %q has %d accounts, at most %d", y.Name, len(y.Accounts), MaxAccounts)
 	}
 }
 
-func (p *problems) account(a accountYAML) bool {
+func checkAccount(p *strictyaml.Problems, a accountYAML) bool {
 	switch {
 	case a.err != nil:
-		p.add(a.line, strings.TrimPrefix(a.err.Error(), staunch.ErrInvalid.Error()+": "), "write account:realm:scheme:value or a mapping of realm, scheme and value")
+		p.AddHint("write account:realm:scheme:value or a mapping of realm, scheme and value", a.line, "%s", strings.TrimPrefix(a.err.Error(), staunch.ErrInvalid.Error()+": "))
 	case a.ref.Kind != staunch.KindAccount && a.ref.Kind != staunch.KindCredential:
-		p.add(a.line, fmt.Sprintf("%s is a %s; accounts lists accounts and credentials", a.ref, a.ref.Kind), "")
+		p.Add(a.line, "%s is a %s; accounts lists accounts and credentials", a.ref, a.ref.Kind)
 	default:
 		return true
 	}
 	return false
-}
-
-// yamlProblems turns the library's errors into problems with file and line.
-func yamlProblems(path string, err error) error {
-	p := problems{path: path}
-	var many *yaml.LoadErrors
-	var one *yaml.LoadError
-	switch {
-	case errors.As(err, &many):
-		for _, e := range many.Errors {
-			p.add(e.Mark.Line, yamlReason(e.Message), "")
-		}
-	case errors.As(err, &one):
-		p.add(one.Mark.Line, yamlReason(one.Message), "")
-	default:
-		p.add(0, err.Error(), "")
-	}
-	return p.err()
-}
-
-// yamlReason words the library's message for somebody who has not read our code.
-func yamlReason(msg string) string {
-	if rest, ok := strings.CutPrefix(msg, "field "); ok {
-		if key, _, ok := strings.Cut(rest, " not found in type "); ok {
-			return fmt.Sprintf("unknown key %q", key)
-		}
-	}
-	if before, _, ok := strings.Cut(msg, " into inventory."); ok {
-		return before + ": a mapping is needed here"
-	}
-	return strings.TrimPrefix(strings.TrimPrefix(msg, "yaml: "), staunch.ErrInvalid.Error()+": ")
 }
 
 // Groups counts the declared identities that can stand in for each other: those

@@ -87,6 +87,9 @@ type waveResult struct {
 	Subjects []subjectResult
 	// Calls are the engine's calls to the platform during the wave.
 	Calls map[string]callTime
+	// Clients is how many processors the clients and the platform kept busy
+	// before the POST, Busy those that anything on the machine did.
+	Clients, Busy float64
 }
 
 // hammer has a thief at it until ctx ends.
@@ -192,7 +195,6 @@ func wave(t *testing.T, e estate, first, count int, watched time.Duration) waveR
 	}
 	defer wg.Wait()
 	defer cancel()
-	began := time.Now()
 	for i := range hammers {
 		for _, h := range hammers[i] {
 			select {
@@ -202,8 +204,10 @@ func wave(t *testing.T, e estate, first, count int, watched time.Duration) waveR
 			}
 		}
 	}
-	time.Sleep(time.Until(began.Add(warm)))
 	out := waveResult{Subjects: make([]subjectResult, count), Calls: map[string]callTime{}}
+	idle, since := cpuUsage(), time.Now()
+	time.Sleep(warm)
+	out.Clients, out.Busy = cores(idle, cpuUsage(), time.Since(since))
 	posted := make([]time.Time, count)
 	errs := make([]error, count)
 	var posts sync.WaitGroup
@@ -349,12 +353,13 @@ func stagesOf(s subjectResult) map[string]float64 {
 
 func summarize(t *testing.T, platform, params string, all []waveResult) {
 	t.Helper()
-	var last []float64
+	var last, clients, busy []float64
 	byThief := map[string][]float64{}
 	stages := map[string][]float64{}
 	calls := map[string]callTime{}
 	var open, troubles, failures, requests int
 	for _, w := range all {
+		clients, busy = append(clients, w.Clients), append(busy, w.Busy)
 		for k, c := range w.Calls {
 			calls[k] = callTime{calls[k].N + c.N, calls[k].Seconds + c.Seconds}
 		}
@@ -376,6 +381,7 @@ func summarize(t *testing.T, platform, params string, all []waveResult) {
 	}
 	report(t, "%s, %s\n  POST → last success by any client: %s\n  not denied at the end: %d of %d; requests after the POST: %d, of which neither success nor denial: %d; errors of actions: %d",
 		platform, params, distOf(last), open, len(last), requests, troubles, failures)
+	report(t, "  before the POST the clients and the platform kept %.2f processors busy, everything on the machine %.2f (medians over the waves)", median(clients), median(busy))
 	for _, k := range slices.Sorted(maps.Keys(byThief)) {
 		report(t, "  %s: %s", k, distOf(byThief[k]))
 	}

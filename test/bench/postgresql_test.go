@@ -24,7 +24,7 @@ const (
 // of SCRAM and the server a process.
 const (
 	pgSessionEvery = 25 * time.Millisecond
-	pgLoginEvery   = 200 * time.Millisecond
+	pgLoginEvery   = 500 * time.Millisecond
 )
 
 type pgEstate struct {

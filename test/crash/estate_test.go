@@ -103,7 +103,8 @@ func (s *site) make(ctx context.Context, role string) error {
 func (s *site) drop(ctx context.Context, role string) error {
 	var err error
 	for _, db := range s.databases() {
-		err = errors.Join(err, s.exec(ctx, db, "DROP OWNED BY "+role))
+		// DROP OWNED takes away only what the owner granted.
+		err = errors.Join(err, s.exec(ctx, db, "SET ROLE "+s.name("second"), "REVOKE ALL ON accounts FROM "+role, "RESET ROLE", "DROP OWNED BY "+role))
 	}
 	return errors.Join(err, s.exec(ctx, "postgres", "DROP ROLE "+role))
 }

@@ -64,6 +64,7 @@ policies:
     then:
       tiers:
         - {at: 0.85, tier: revoke, playbook: stages}
+      staged: stages
       scope: narrowest
 playbooks:
   - name: stages
@@ -214,7 +215,6 @@ func (n *node) start(ctx context.Context, at string) error {
 	if at != "" {
 		n.cmd.Env = append(n.cmd.Env, "STAUNCH_CRASH_AT="+at)
 	}
-	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := n.cmd.Start(); err != nil {
 		return fmt.Errorf("starting the binary: %w", err)
 	}
@@ -265,12 +265,12 @@ func (n *node) ready(ctx context.Context, client *http.Client) error {
 		resp, err := client.Do(req)
 		if err == nil {
 			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
+			if resp.StatusCode < 300 {
 				return nil
 			}
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the node is not ready after a minute: %w", err)
+			return fmt.Errorf("the node is not ready after a minute; last error: %v", err)
 		}
 	}
 }

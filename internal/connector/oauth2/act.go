@@ -14,6 +14,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/connector/rest"
 )
 
 // tokenBody is an active token's state: what introspection says of it.
@@ -62,7 +63,7 @@ func (c *Connector) introspect(ctx context.Context, cl *client, as Client, token
 	// Exact names, and only active must be as RFC 7662 has it: the rest says
 	// whose token it is, and servers differ.
 	var d map[string]json.RawMessage
-	if err := json.Unmarshal(a.body, &d); err != nil {
+	if err := json.Unmarshal(a.Body, &d); err != nil {
 		return tokenBody{}, false, staunch.Permanent(fmt.Errorf("%s: decoding the answer: %w", what, err))
 	}
 	switch string(d["active"]) {
@@ -334,8 +335,8 @@ func (c *Connector) apply(ctx context.Context, in staunch.Intent) (staunch.Recei
 		method: http.MethodPost, url: e.revocation, form: c.form(token), as: as,
 		key: in.Key, until: in.Deadline, now: c.clock.Now(),
 	})
-	var se *statusError
-	if errors.As(err, &se) && se.code == "unsupported_token_type" {
+	var se *rest.StatusError
+	if errors.As(err, &se) && se.Code == "unsupported_token_type" {
 		c.mu.Lock()
 		remember(c.refuse, strings.ToLower(body.Type), c.clock.Now())
 		c.mu.Unlock()
@@ -381,17 +382,17 @@ func (c *Connector) Probe(ctx context.Context, in staunch.Intent) (connector.Pro
 	if err != nil {
 		return connector.Probe{}, fmt.Errorf("probing %s: %w", in.Target, err)
 	}
-	defer c.probe.transport.CloseIdleConnections()
+	defer c.probe.rest.CloseIdle()
 	how := "GET " + c.cfg.ProbeURL + " with the token"
 	_, err = c.probe.do(ctx, "probing", request{method: http.MethodGet, url: c.cfg.ProbeURL, bearer: token})
-	var se *statusError
+	var se *rest.StatusError
 	switch {
 	case err == nil:
 		return connector.Probe{Works: true, Conclusive: true, How: how + " works"}, nil
-	case errors.As(err, &se) && se.status == http.StatusUnauthorized:
+	case errors.As(err, &se) && se.Status == http.StatusUnauthorized:
 		return connector.Probe{Conclusive: true, How: how + " is refused"}, nil
 	case errors.As(err, &se):
-		return connector.Probe{How: fmt.Sprintf("%s gives status %d", how, se.status)}, nil
+		return connector.Probe{How: fmt.Sprintf("%s gives status %d", how, se.Status)}, nil
 	}
 	// The resource is not the authorization server: that it is down neither
 	// proves nor keeps anything from being proven.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/connector/rest"
 )
 
 const maxSkew = time.Minute
@@ -56,9 +57,9 @@ func (c *Connector) Check(ctx context.Context) []connector.Finding {
 	may := 0
 	for _, as := range c.askers("", true) {
 		_, active, err := c.introspect(ctx, c.proof, as, nobodys)
-		var se *statusError
+		var se *rest.StatusError
 		switch {
-		case errors.As(err, &se) && se.status == http.StatusForbidden && as.ID != c.cfg.Proof.ID:
+		case errors.As(err, &se) && se.Status == http.StatusForbidden && as.ID != c.cfg.Proof.ID:
 			say("warning", fmt.Sprintf("client %s may not introspect: whether its tokens are inactive rests on what the others are told", as.ID), "")
 		case err != nil:
 			say("error", fmt.Sprintf("introspection with client %s fails: %v", as.ID, err), "check introspection_endpoint and the client's secret and auth")
@@ -82,7 +83,8 @@ func (c *Connector) Check(ctx context.Context) []connector.Finding {
 			say("error", fmt.Sprintf("revocation with client %s fails: %v", as.ID, err), "check revocation_endpoint and the client's secret and auth")
 			continue
 		}
-		if skew := c.clock.Now().Sub(a.date); !a.date.IsZero() && skew.Abs() > maxSkew {
+		date, err := http.ParseTime(a.Header.Get("Date"))
+		if skew := c.clock.Now().Sub(date); err == nil && skew.Abs() > maxSkew {
 			say("warning", fmt.Sprintf("the clocks differ by %s", skew.Round(time.Second)), "keep both in step with NTP")
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/connector/rest"
 )
 
 // Platform is the connector's name in the configuration.
@@ -172,8 +173,8 @@ func (c *Config) complete() error {
 	bad := func(place, reason string) { errs = append(errs, &staunch.Problem{Place: place, Reason: reason}) }
 	address := func(place, v string) {
 		if v != "" {
-			if err := checkURL(v); err != nil {
-				bad(place, err.Error())
+			if _, err := rest.ParseURL(place, v); err != nil {
+				errs = append(errs, err)
 			}
 		}
 	}
@@ -303,7 +304,7 @@ func (c *Connector) open() error {
 func (c *Connector) Close() error {
 	c.closed.Store(true)
 	for _, cl := range []*client{c.act, c.proof, c.probe} {
-		cl.transport.CloseIdleConnections()
+		cl.rest.CloseIdle()
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strings"
 
@@ -72,6 +73,25 @@ func (g grant) what() string {
 func compareGrants(a, b grant) int {
 	return cmp.Or(cmp.Compare(a.Class, b.Class), cmp.Compare(a.Object, b.Object), cmp.Compare(a.Sub, b.Sub),
 		cmp.Compare(a.Privilege, b.Privilege), cmp.Compare(a.Grantor, b.Grantor), cmp.Compare(a.Grantee, b.Grantee))
+}
+
+// row names the catalogue rows that a change of the grant writes, by a hash
+// that is not 0: an object's with its columns', one of default privileges, or a
+// membership.
+func (g grant) row() int32 {
+	class := g.Class
+	parts := []string{g.Object}
+	switch class {
+	case classColumn:
+		class = classTable
+	case classDefault:
+		parts = append(parts, g.Sub, g.Grantor)
+	case classRole:
+		parts = append(parts, g.Grantee)
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(class + "\x00" + strings.Join(parts, "\x00"))) // never fails
+	return int32(h.Sum32() | 1)
 }
 
 // grantsBody is what a role was granted, sorted. Only what was granted to the

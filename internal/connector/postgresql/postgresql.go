@@ -459,6 +459,7 @@ func (c *Connector) change(ctx context.Context, in staunch.Intent, undo bool) (s
 
 // The classes of advisory locks ("stau", "stav"). They keep our own steps from
 // meeting: PostgreSQL answers two changes of one catalogue row with an error.
+// lockGrants with the key 0 is held by all, and alone by who changes much.
 const (
 	lockRole   = 1937006965
 	lockGrants = 1937006966
@@ -493,11 +494,11 @@ func (c *Connector) transact(ctx context.Context, in staunch.Intent, t transacti
 		defer cancel()
 		_, _ = conn.Exec(rctx, "ROLLBACK")
 	}()
-	key2 := "0"
-	if t.lock == lockRole {
-		key2 = "hashtext(" + literal(in.Target.Ref.Value) + ")"
+	locks, err := t.locks(in)
+	if err != nil {
+		return false, "", err
 	}
-	if _, err := conn.Exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_advisory_xact_lock("+strconv.Itoa(t.lock)+", "+key2+")"); err != nil {
+	if _, err := conn.Exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "+locks); err != nil {
 		return false, "", fmt.Errorf("locking: %w", err)
 	}
 	now, err := c.read(ctx, conn, in.Target, t.attr, t.database)
@@ -567,6 +568,39 @@ func (c *Connector) transact(ctx context.Context, in staunch.Intent, t transacti
 	}
 	over = true
 	return true, note, nil
+}
+
+// mostLocks bounds the advisory locks of one change; they come out of a table
+// that all of the server shares.
+const mostLocks = 64
+
+// locks returns the statements that take the advisory locks of a change: the
+// role's; or for grants those of the objects that they are on, in an order that
+// all keep, so that roles with grants on different objects do not wait for each
+// other. Who has too many objects shuts out all others.
+func (t transaction) locks(in staunch.Intent) (string, error) {
+	one := func(fn, key string) string { return "SELECT " + fn + "(" + strconv.Itoa(t.lock) + ", " + key + ")" }
+	if t.lock == lockRole {
+		return one("pg_advisory_xact_lock", "hashtext("+literal(in.Target.Ref.Value)+")"), nil
+	}
+	b, err := decode[grantsBody](in.PreImage)
+	if err != nil {
+		return "", err
+	}
+	var keys []int32
+	for _, g := range slices.Concat(b.Direct, b.Dependent) {
+		keys = append(keys, g.row())
+	}
+	slices.Sort(keys)
+	keys = slices.Compact(keys)
+	if len(keys) > mostLocks {
+		return one("pg_advisory_xact_lock", "0"), nil
+	}
+	stmts := []string{one("pg_advisory_xact_lock_shared", "0")}
+	for _, k := range keys {
+		stmts = append(stmts, one("pg_advisory_xact_lock", strconv.FormatInt(int64(k), 10)))
+	}
+	return strings.Join(stmts, "; "), nil
 }
 
 // validKey keeps anything that could end the comment out of it.

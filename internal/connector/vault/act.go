@@ -169,7 +169,7 @@ func (c *Connector) Probe(ctx context.Context, in staunch.Intent) (connector.Pro
 		return connector.Probe{}, fmt.Errorf("probing %s: %w", in.Target, err)
 	}
 	// The stolen token's connections are not kept.
-	defer c.probe.transport.CloseIdleConnections()
+	defer c.probe.rest.CloseIdle()
 	how := "auth/token/lookup-self with the sealed token " + ref.Value
 	_, err = c.probe.do(ctx, call{method: http.MethodGet, path: "auth/token/lookup-self", token: token})
 	c.mu.Lock()

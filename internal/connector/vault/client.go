@@ -3,23 +3,18 @@ package vault
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/connector/rest"
 )
 
 const (
@@ -27,18 +22,14 @@ const (
 	// has about 6 MiB.
 	maxAnswer    = 16 << 20
 	maxTokenFile = 16 << 10
-	maxKey       = 128
-	maxMessage   = 300
 )
 
 // client speaks to Vault over connections of its own.
 type client struct {
 	base      *url.URL
 	namespace string
-	timeout   time.Duration
 	token     func() (staunch.Secret, error)
-	http      *http.Client
-	transport *http.Transport
+	rest      *rest.Client
 }
 
 // call is one request.
@@ -58,7 +49,6 @@ type call struct {
 
 // answer is what Vault said when it did not refuse.
 type answer struct {
-	status   int
 	ID       string          `json:"request_id"`
 	Data     json.RawMessage `json:"data"`
 	Warnings []string        `json:"warnings"`
@@ -74,62 +64,24 @@ func (a answer) warned(what string) bool {
 	return false
 }
 
-// statusError is an answer that refuses.
-type statusError struct {
-	what   string
-	status int
-	errors []string
-}
-
-func (e *statusError) Error() string {
-	msg := strings.Join(strings.Fields(strings.Join(e.errors, "; ")), " ")
-	if len(msg) > maxMessage {
-		msg = strings.ToValidUTF8(msg[:maxMessage], "") + "…"
-	}
-	if msg == "" {
-		msg = http.StatusText(e.status)
-	}
-	return fmt.Sprintf("%s: status %d: %s", e.what, e.status, msg)
-}
-
-func (e *statusError) says(what string) bool {
-	for _, m := range e.errors {
-		if strings.Contains(m, what) {
-			return true
-		}
-	}
-	return false
-}
-
 // refused returns the refusal in err's chain with the status and a message
 // that contains says.
 func refused(err error, status int, says string) bool {
-	var e *statusError
-	return errors.As(err, &e) && e.status == status && (says == "" || e.says(says))
+	var e *rest.StatusError
+	return errors.As(err, &e) && e.Status == status && strings.Contains(e.Text, says)
 }
 
-// base checks an address: plain HTTP is for loopback only, since every request
-// carries a token.
+// base checks an address and returns what paths are relative to.
 func base(address string) (*url.URL, error) {
-	u, err := url.Parse(address)
-	switch {
-	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return nil, &staunch.Problem{Place: "address", Reason: "not an address such as https://vault.example.org:8200"}
-	case u.Scheme == "https":
-	case u.Scheme == "http" && loopback(u.Hostname()):
-	default:
-		return nil, &staunch.Problem{Place: "address", Reason: "plain http would send the token in the clear", Hint: "use https, or a loopback address"}
+	u, err := rest.ParseURL("address", address)
+	if err != nil {
+		return nil, err
+	}
+	if u.RawQuery != "" {
+		return nil, &staunch.Problem{Place: "address", Reason: "an address such as https://vault.example.org:8200 has no query"}
 	}
 	u.Path = strings.TrimSuffix(u.Path, "/") + "/v1/"
 	return u, nil
-}
-
-func loopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }
 
 func newClient(cfg Config, token func() (staunch.Secret, error)) (*client, error) {
@@ -137,52 +89,17 @@ func newClient(cfg Config, token func() (staunch.Secret, error)) (*client, error
 	if err != nil {
 		return nil, err
 	}
-	tc, err := cfg.TLS.config()
+	tc, err := cfg.TLS.Config("tls.")
 	if err != nil {
 		return nil, err
 	}
-	tr := &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:     tc,
-		TLSHandshakeTimeout: 5 * time.Second,
-		ForceAttemptHTTP2:   true,
-		MaxIdleConnsPerHost: 32,
-		MaxConnsPerHost:     64,
-		IdleConnTimeout:     90 * time.Second,
-		// A response header larger than this is not Vault's.
-		MaxResponseHeaderBytes: 64 << 10,
-	}
 	return &client{
-		base: u, namespace: cfg.Namespace, timeout: cfg.Timeout.Std(), token: token, transport: tr,
-		http: &http.Client{
-			Transport: tr,
-			// A redirect would carry the token to wherever the answer points.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		base: u, namespace: cfg.Namespace, token: token,
+		rest: rest.New(rest.Options{
+			Timeout: cfg.Timeout.Std(), MaxAnswer: maxAnswer, TLS: tc, KeyHeader: StepHeader,
+			Words: words, Class: class,
+		}),
 	}, nil
-}
-
-func (t TLS) config() (*tls.Config, error) {
-	tc := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading tls.ca_file: %w", err)
-		}
-		tc.RootCAs = x509.NewCertPool()
-		if !tc.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &staunch.Problem{Place: "tls.ca_file", Reason: t.CAFile + " has no certificate in PEM form"}
-		}
-	}
-	if t.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading tls.cert_file and tls.key_file: %w", err)
-		}
-		tc.Certificates = []tls.Certificate{pair}
-	}
-	return tc, nil
 }
 
 // source returns the token, from its file when it is in one; the file is read
@@ -220,91 +137,42 @@ func source(token staunch.Secret, file string) func() (staunch.Secret, error) {
 	}
 }
 
-// do makes one request. Its errors are classed: for a call that changes
-// something, whatever goes wrong after a connection was had for it is
-// outcome-unknown, since the request may have been sent.
+// do makes one request. Its errors have the classes of the README's table.
 func (c *client) do(ctx context.Context, r call) (answer, error) {
-	what := r.method + " " + r.path
-	if len(r.key) > maxKey || strings.ContainsFunc(r.key, func(x rune) bool { return x <= ' ' || x > '~' }) {
-		return answer{}, staunch.Permanent(fmt.Errorf("%s: %w: the step's key cannot be sent in a header", what, staunch.ErrInvalid))
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	if r.until != 0 {
-		left := r.until.Std().Sub(r.now)
-		if left <= 0 {
-			return answer{}, staunch.Transient(fmt.Errorf("%s: the time for the call is over, nothing was sent: %w", what, context.DeadlineExceeded))
-		}
-		ctx, cancel = context.WithTimeout(ctx, left)
-		defer cancel()
-	}
-	if err := ctx.Err(); err != nil {
-		return answer{}, staunch.Transient(fmt.Errorf("%s: nothing was sent: %w", what, err))
-	}
-	req, sent, err := c.request(ctx, r)
+	req, err := c.request(r)
 	if err != nil {
 		return answer{}, err
 	}
-	lost := func(err error) error {
-		if cerr := ctx.Err(); cerr != nil && !errors.Is(err, cerr) {
-			err = fmt.Errorf("%w: %w", cerr, err)
-		}
-		err = fmt.Errorf("%s: %w", what, err)
-		if r.key != "" && sent.Load() {
-			return staunch.OutcomeUnknown(err)
-		}
-		return staunch.Transient(err)
-	}
-	resp, err := c.http.Do(req)
+	got, err := c.rest.Do(ctx, req)
 	if err != nil {
-		return answer{}, lost(err)
+		return answer{}, err
 	}
-	defer func() { _ = resp.Body.Close() }()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	switch {
-	case err != nil:
-		return answer{}, lost(err)
-	case len(raw) > maxAnswer:
-		return answer{}, lost(fmt.Errorf("an answer of more than %d bytes", maxAnswer))
-	}
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return answer{}, refusal(what, r.key != "", resp, raw)
-	}
-	a := answer{status: resp.StatusCode, raw: raw}
-	if len(bytes.TrimSpace(raw)) > 0 {
-		if err := json.Unmarshal(raw, &a); err != nil {
-			return answer{}, lost(fmt.Errorf("decoding the answer: %w", err))
+	a := answer{raw: got.Body}
+	if len(bytes.TrimSpace(a.raw)) > 0 {
+		if err := json.Unmarshal(a.raw, &a); err != nil {
+			return answer{}, req.Unreadable(fmt.Errorf("decoding the answer: %w", err))
 		}
 	}
 	return a, nil
 }
 
-func (c *client) request(ctx context.Context, r call) (*http.Request, *atomic.Bool, error) {
-	what := r.method + " " + r.path
-	var body io.Reader
+func (c *client) request(r call) (rest.Request, error) {
+	req := rest.Request{What: r.method + " " + r.path, Method: r.method, Header: http.Header{}, Key: r.key, Deadline: r.until, Now: r.now}
 	if r.body != nil {
 		b, err := json.Marshal(r.body)
 		if err != nil {
-			return nil, nil, staunch.Permanent(fmt.Errorf("%s: encoding the body: %w", what, err))
+			return req, staunch.Permanent(fmt.Errorf("%s: encoding the body: %w", req.What, err))
 		}
-		body = bytes.NewReader(b)
+		req.Body = b
 	}
-	sent := new(atomic.Bool)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }})
 	u, err := c.base.Parse(r.path)
 	if err != nil || !strings.HasPrefix(u.Path, c.base.Path) {
-		return nil, nil, staunch.Permanent(fmt.Errorf("%s: %w: not a path of Vault", what, staunch.ErrInvalid))
+		return req, staunch.Permanent(fmt.Errorf("%s: %w: not a path of Vault", req.What, staunch.ErrInvalid))
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), body)
-	if err != nil {
-		return nil, nil, staunch.Permanent(fmt.Errorf("%s: %w", what, err))
-	}
+	req.URL = u.String()
 	req.Header.Set("X-Vault-Request", "true")
 	if c.namespace != "" {
 		req.Header.Set("X-Vault-Namespace", c.namespace)
-	}
-	if r.key != "" {
-		req.Header.Set(StepHeader, r.key)
 	}
 	switch {
 	case r.bare:
@@ -313,44 +181,42 @@ func (c *client) request(ctx context.Context, r call) (*http.Request, *atomic.Bo
 	default:
 		t, err := c.token()
 		if err != nil {
-			return nil, nil, staunch.Denied(fmt.Errorf("%s: %w", what, err))
+			return req, staunch.Denied(fmt.Errorf("%s: %w", req.What, err))
 		}
 		req.Header.Set("X-Vault-Token", t.Reveal())
 	}
-	return req, sent, nil
+	return req, nil
 }
 
-// refusal classes an answer that is no success. The README has the table.
-func refusal(what string, mutating bool, resp *http.Response, raw []byte) error {
-	e := &statusError{what: what, status: resp.StatusCode}
-	var body struct {
+// words reads Vault's own errors; a proxy's are in other shapes.
+func words(status int, body []byte) (code, text string) {
+	if status == http.StatusTemporaryRedirect || status == http.StatusPermanentRedirect {
+		return "", "a standby node that does not forward requests; use the active node's address"
+	}
+	var b struct {
 		Errors []string `json:"errors"`
 	}
-	own := json.Unmarshal(raw, &body) == nil && body.Errors != nil // Vault's words, not a proxy's
-	e.errors = body.Errors
-	switch s := resp.StatusCode; {
-	case s == http.StatusTemporaryRedirect || s == http.StatusPermanentRedirect:
-		// A standby that does not forward; it did nothing.
-		e.errors = []string{"a standby node that does not forward requests; use the active node's address"}
-		return staunch.Transient(e)
-	case s == http.StatusUnauthorized, s == http.StatusForbidden:
-		return staunch.Denied(e)
-	case s == http.StatusBadRequest && e.says("missing client token"):
-		return staunch.Denied(e)
-	case s == http.StatusBadRequest && mutating && e.says("failed to revoke"):
-		// The backend that a lease is from did not agree, perhaps after it acted.
-		return staunch.OutcomeUnknown(e)
-	case s == http.StatusPreconditionFailed, s == http.StatusTooManyRequests, s == 472, s == 473:
-		// Not yet replicated; over a quota; a standby. Nothing was done.
-		return staunch.Transient(e)
-	case s == http.StatusServiceUnavailable && own && e.says("sealed"):
-		return staunch.Transient(e)
-	case s == http.StatusNotImplemented:
-		return staunch.Permanent(e)
-	case s >= 500 && mutating:
-		return staunch.OutcomeUnknown(e)
-	case s >= 500:
-		return staunch.Transient(e)
+	if json.Unmarshal(body, &b) != nil {
+		return "", ""
 	}
-	return staunch.Permanent(e)
+	return "", strings.Join(b.Errors, "; ")
+}
+
+// class says where Vault's answers mean something else than anybody's.
+func class(e *rest.StatusError, changing bool) (staunch.Class, bool) {
+	says := func(what string) bool { return strings.Contains(e.Text, what) }
+	switch s := e.Status; {
+	case s == http.StatusTemporaryRedirect, s == http.StatusPermanentRedirect:
+		return staunch.ClassTransient, true // a standby; it did nothing
+	case s == http.StatusBadRequest && says("missing client token"):
+		return staunch.ClassDenied, true
+	case s == http.StatusBadRequest && changing && says("failed to revoke"):
+		// The backend that a lease is from did not agree, perhaps after it acted.
+		return staunch.ClassUnknown, true
+	case s == http.StatusPreconditionFailed, s == 472, s == 473:
+		return staunch.ClassTransient, true // not yet replicated; a standby: nothing was done
+	case s == http.StatusServiceUnavailable && says("sealed"):
+		return staunch.ClassTransient, true
+	}
+	return 0, false
 }

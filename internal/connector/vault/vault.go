@@ -18,6 +18,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/connector/rest"
 )
 
 // Platform is the connector's name in the configuration.
@@ -81,7 +82,8 @@ type Config struct {
 	ProofTokenFile string         `yaml:"proof_token_file" json:"proof_token_file,omitempty"`
 	// Namespace is Vault Enterprise's, empty for the root namespace.
 	Namespace string `yaml:"namespace" json:"namespace,omitempty"`
-	TLS       TLS    `yaml:"tls" json:"tls,omitzero"`
+	// TLS says how the server is known.
+	TLS rest.TLS `yaml:"tls" json:"tls,omitzero"`
 	// AuditDevices are the paths of the audit devices whose HMACs of accessors
 	// are resolved, such as "file".
 	AuditDevices []string `yaml:"audit_devices" json:"audit_devices,omitempty"`
@@ -98,20 +100,6 @@ type Config struct {
 	// Timeout bounds every call; 0 gives 10s.
 	Timeout staunch.Duration `yaml:"timeout" json:"timeout,omitempty"`
 	Protect Protect          `yaml:"protect" json:"protect,omitzero"`
-}
-
-// TLS says how the server is known.
-type TLS struct {
-	// CAFile has the certificates in PEM form that sign the server's; empty
-	// gives the system's.
-	CAFile string `yaml:"ca_file" json:"ca_file,omitempty"`
-	// ServerName is the name in the server's certificate when it is not the
-	// address's.
-	ServerName string `yaml:"server_name" json:"server_name,omitempty"`
-	// CertFile and KeyFile are the client's certificate in PEM form, for
-	// listeners that ask for one.
-	CertFile string `yaml:"cert_file" json:"cert_file,omitempty"`
-	KeyFile  string `yaml:"key_file" json:"key_file,omitempty"`
 }
 
 // Protect lists what is never changed, whatever was decided.
@@ -370,7 +358,7 @@ func (c *Connector) open() error {
 func (c *Connector) Close() error {
 	c.closed.Store(true)
 	for _, cl := range []*client{c.act, c.proof, c.probe} {
-		cl.transport.CloseIdleConnections()
+		cl.rest.CloseIdle()
 	}
 	return nil
 }

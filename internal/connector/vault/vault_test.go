@@ -21,6 +21,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/connector/rest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -121,6 +122,7 @@ var statuses = []struct {
 	{status: 404, reading: staunch.ClassPermanent, changes: staunch.ClassPermanent},
 	{status: 405, reading: staunch.ClassPermanent, changes: staunch.ClassPermanent},
 	{status: 412, reading: staunch.ClassTransient, changes: staunch.ClassTransient},
+	{status: 408, reading: staunch.ClassTransient, changes: staunch.ClassTransient},
 	{status: 413, reading: staunch.ClassPermanent, changes: staunch.ClassPermanent},
 	{status: 429, reading: staunch.ClassTransient, changes: staunch.ClassTransient},
 	{status: 472, reading: staunch.ClassTransient, changes: staunch.ClassTransient},
@@ -473,7 +475,7 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	_, err := New(connector.Deps{Realm: realm, Decode: func(v any) error {
-		*v.(*Config) = Config{Address: "https://v", Token: staunch.NewSecret("t"), TLS: TLS{CAFile: filepath.Join(t.TempDir(), "none")}}
+		*v.(*Config) = Config{Address: "https://v", Token: staunch.NewSecret("t"), TLS: rest.TLS{CAFile: filepath.Join(t.TempDir(), "none")}}
 		return nil
 	}})
 	if !errors.Is(err, os.ErrNotExist) {

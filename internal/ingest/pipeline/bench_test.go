@@ -28,20 +28,17 @@ func trail(i int) string {
 		rng.Uint64()>>16, i, acct, i, acct, rng.Uint64(), rng.Uint64()>>16, acct, acct, rng.IntN(60), rng.IntN(60), c[0], c[1], rng.IntN(256), rng.IntN(1000), rng.IntN(1e6), rng.Uint64(), rng.Uint32(), rng.Uint64()>>16, acct, acct)
 }
 
-// trailRules makes n rules shaped like those for CloudTrail, none of which
-// matches a trail.
-func trailRules(n int) string {
+// trailRules makes n rules shaped like those for CloudTrail, one a file, none of
+// which matches a trail.
+func trailRules(n int) []string {
 	rng := rand.New(rand.NewPCG(3, 5))
 	extra := []string{"", "requestParameters|contains: 'Suspended'", "userIdentity.arn|endswith: ':root'", "errorCode: null", "userAgent|contains: [s3browser, kali]"}
-	var b strings.Builder
+	var out []string
 	for i := range n {
-		if i > 0 {
-			b.WriteString("---\n")
-		}
-		fmt.Fprintf(&b, "title: R%d\nid: r%d\nlogsource: {product: aws, service: cloudtrail}\ndetection:\n    s:\n        eventSource: s%d.amazonaws.com\n        eventName: [Call%dA, Call%dB]\n        %s\n    f: {sourceIPAddress|cidr: 10.0.0.0/8}\n    condition: s and not f\n",
-			i, i, rng.IntN(100), i, i, extra[i%len(extra)])
+		out = append(out, fmt.Sprintf("title: R%d\nid: r%d\nlogsource: {product: aws, service: cloudtrail}\ndetection:\n    s:\n        eventSource: s%d.amazonaws.com\n        eventName: [Call%dA, Call%dB]\n        %s\n    f: {sourceIPAddress|cidr: 10.0.0.0/8}\n    condition: s and not f\n",
+			i, i, rng.IntN(100), i, i, extra[i%len(extra)]))
 	}
-	return b.String()
+	return out
 }
 
 func trailRig(t testing.TB, rules int) (*rig, *pipeline.Source, string, int) {
@@ -51,7 +48,7 @@ func trailRig(t testing.TB, rules int) (*rig, *pipeline.Source, string, int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.pipe.SetBundle(&pipeline.Bundle{Hash: "sha256:trail", Rules: compileRules(t, trailRules(rules)), Policy: r.bundle.Policy})
+	r.pipe.SetBundle(&pipeline.Bundle{Hash: "sha256:trail", Rules: compileRules(t, trailRules(rules)...), Policy: r.bundle.Policy})
 	src := &pipeline.Source{
 		Name: "trail", Realm: "aws/test", Format: f, Ceiling: staunch.TierRevoke,
 		Skew: staunch.Duration(5 * time.Minute), Lateness: staunch.Duration(time.Hour),

@@ -38,8 +38,20 @@ func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staun
 	if err != nil {
 		return 0, err
 	}
-	if _, err := tx.Decision(d.ID); err == nil {
-		return 0, nil // the same evidence under the same bundle was decided on
+	if before, err := tx.Decision(d.ID); err == nil {
+		if d.Tier <= before.Tier && d.Scope == before.Scope {
+			return 0, nil // the same evidence under the same bundle was decided on
+		}
+		// What was learned since of the subject, such as whose it is, makes more of
+		// the same evidence.
+		d.ID = staunch.DecisionID(d.Subject, b.Hash, append(slices.Clone(d.Signals), "knowing/"+staunch.Digest(d.Inputs)))
+		_, err = tx.Decision(d.ID)
+		if err == nil {
+			return 0, nil
+		}
+		if !errors.Is(err, staunch.ErrNotFound) {
+			return 0, err
+		}
 	} else if !errors.Is(err, staunch.ErrNotFound) {
 		return 0, err
 	}

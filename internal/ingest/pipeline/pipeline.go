@@ -475,9 +475,10 @@ func (p *Pipeline) mayAccuse(r store.Reader, src *Source, ref staunch.Ref) (bool
 
 // refused reports whether the event is the denial of a subject that was
 // contained when it acted: that it is refused is what containment is for. What
-// it did before counts, whenever we learn of it.
+// it did before counts, whenever we learn of it. Of an event whose time is out
+// of bounds nobody knows; it only informs.
 func (p *Pipeline) refused(tx store.Tx, it *item) (bool, error) {
-	if len(it.signals) == 0 || it.event.Outcome != staunch.OutcomeFailure {
+	if len(it.signals) == 0 || it.event.Outcome != staunch.OutcomeFailure || !it.event.Standing.MayEnforce() {
 		return false, nil
 	}
 	cases, err := p.containing(tx, it)

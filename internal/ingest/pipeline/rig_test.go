@@ -293,11 +293,15 @@ func testFormat(t testing.TB) format.Format {
 	return f
 }
 
-func compileRules(t testing.TB, text string) *sigma.Set {
+func compileRules(t testing.TB, files ...string) *sigma.Set {
 	t.Helper()
-	rules, errs := sigma.Parse("rules.yml", []byte(text), sigma.Options{})
-	if len(errs) > 0 {
-		t.Fatal(errs[0])
+	var rules []*sigma.Rule
+	for _, text := range files {
+		rs, errs := sigma.Parse("rules.yml", []byte(text), sigma.Options{})
+		if len(errs) > 0 {
+			t.Fatal(errs[0])
+		}
+		rules = append(rules, rs...)
 	}
 	set, err := sigma.Compile(rules)
 	if err != nil {
