@@ -66,7 +66,7 @@ func (f *replayFlags) add(cmd *cobra.Command) {
 }
 
 // load reads the configuration and finds the source in it.
-func (f *replayFlags) load(g *globals) (*offline.Setup, *pipeline.Source, staunch.Mode, error) {
+func (f *replayFlags) load(g *globals) (*app.Setup, *pipeline.Source, staunch.Mode, error) {
 	m, err := staunch.ParseMode(f.mode)
 	if err != nil {
 		return nil, nil, m, err

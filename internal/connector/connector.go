@@ -132,6 +132,10 @@ type ExpandRequest struct {
 	// narrows them.
 	Tier  staunch.Tier
 	Verbs []staunch.Verb
+	// Quick asks only for what can be told at once, because something is about
+	// to be done with it: what takes a search is left out and Expansion.More
+	// set, and core asks again, in full, once the quick part is in force.
+	Quick bool
 }
 
 // Expansion is what exists now.
@@ -144,6 +148,8 @@ type Expansion struct {
 	Facts []staunch.Fact
 	// Gaps says what cannot be done for this subject and what would cover it.
 	Gaps []staunch.Gap
+	// More says that a quick answer left something out.
+	More bool
 }
 
 // Action is one verb on one target.

@@ -43,7 +43,9 @@ type sink struct {
 func (s *sink) Apply(h staunch.Hold) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.holds[h.ID] = h
+	if s.holds[h.ID].Seq <= h.Seq {
+		s.holds[h.ID] = h
+	}
 }
 
 func (s *sink) on(ref staunch.Ref) (staunch.Hold, bool) {
@@ -85,6 +87,7 @@ type rig struct {
 	stop     func()
 	wrap     func(connector.Connector) connector.Connector
 	protect  func(staunch.Ref) string
+	tune     func(*contain.Options)
 }
 
 func newRig(t *testing.T) *rig {
@@ -117,10 +120,14 @@ func (r *rig) start() {
 		conn = r.wrap(conn)
 	}
 	r.guard = &sink{holds: map[string]staunch.Hold{}}
-	r.engine, err = contain.New(contain.Options{
+	opt := contain.Options{
 		Store: r.store, Connectors: map[string]connector.Connector{realm: conn}, Sealer: r.keys, Guard: r.guard,
 		Lineage: lineage{inventory.New(inventory.Limits{})}, Teller: teller{}, Clock: staunch.SystemClock{}, Protected: r.protect,
-	})
+	}
+	if r.tune != nil {
+		r.tune(&opt)
+	}
+	r.engine, err = contain.New(opt)
 	if err != nil {
 		r.t.Fatal(err)
 	}

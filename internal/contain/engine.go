@@ -21,7 +21,8 @@ type Sealer interface {
 }
 
 // HoldSink is the fast plane: it has a guard hold in force when Apply returns.
-// Apply is called in the order of the holds' sequences or not at all, may be
+// Two transactions that commit at once may have Apply called in any order, so
+// what is older than the sequence known of a hold is to be ignored. Apply may be
 // called again with the same hold, and must not block.
 type HoldSink interface {
 	Apply(h staunch.Hold)

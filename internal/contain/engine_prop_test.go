@@ -55,7 +55,7 @@ func (o op) String() string {
 
 var opKinds = []string{
 	"open", "open", "open", "open", "derived", "residual", "release", "release", "clear", "advance", "extend", "approve",
-	"ask", "approve", "faults", "calm", "down", "up", "third", "stop", "crash", "sleep", "sleep", "login", "refuse",
+	"ask", "approve", "faults", "calm", "down", "up", "third", "stop", "crash", "sleep", "sleep", "login", "refuse", "late", "late",
 }
 
 func genOp() *rapid.Generator[op] {
@@ -67,7 +67,7 @@ func genOp() *rapid.Generator[op] {
 			book:    rapid.IntRange(0, 5).Draw(t, "book"),
 			pick:    rapid.IntRange(0, 1000).Draw(t, "pick"),
 			rate:    rapid.SampledFrom([]int{10, 30, 60}).Draw(t, "rate"),
-			wait:    rapid.SampledFrom([]int{0, 0, 1, 20, 200, 1_000, 10_000, 100_000}).Draw(t, "wait"),
+			wait:    rapid.SampledFrom([]int{0, 0, 1, 20, 200, 1_000, 5_000, 20_000}).Draw(t, "wait"),
 		}
 	})
 }
@@ -106,6 +106,8 @@ type world struct {
 	logins   int
 	third    map[string]int // changes by third parties, by account
 	rate     atomic.Int64
+	late     atomic.Int64 // how many calls are still to arrive late
+	calls    sync.WaitGroup
 	refuse   atomic.Int64 // how many calls are still to be refused for good
 	seed     uint64
 
@@ -179,11 +181,42 @@ func (a auditor) Apply(ctx context.Context, in staunch.Intent) (staunch.Receipt,
 	if a.w.refuse.Add(-1) >= 0 {
 		return staunch.Receipt{}, staunch.Permanent(errors.New("refused"))
 	}
+	if a.late(func() { _, _ = a.Connector.Apply(context.Background(), in) }) {
+		return staunch.Receipt{}, staunch.OutcomeUnknown(errors.New("no answer"))
+	}
 	return a.Connector.Apply(ctx, in)
+}
+
+// late has a call arrive at the platform after its caller has given up, though
+// within the time that calls may take.
+func (a auditor) late(call func()) bool {
+	if a.w.late.Add(-1) < 0 {
+		return false
+	}
+	a.w.calls.Go(func() {
+		time.Sleep(propCallTimeout - time.Millisecond)
+		call()
+	})
+	return true
+}
+
+// Describe has a verb with sweeps, and all need time to be proven.
+func (a auditor) Describe() connector.Description {
+	d := a.Connector.Describe()
+	for i := range d.Verbs {
+		d.Verbs[i].Propagation = 100 * time.Millisecond
+		if d.Verbs[i].Attribute == "sessions" {
+			d.Verbs[i].Sweeps = []time.Duration{50 * time.Millisecond, 400 * time.Millisecond}
+		}
+	}
+	return d
 }
 
 func (a auditor) Revert(ctx context.Context, in staunch.Intent) (staunch.Receipt, error) {
 	a.check("revert", in)
+	if a.late(func() { _, _ = a.Connector.Revert(context.Background(), in) }) {
+		return staunch.Receipt{}, staunch.OutcomeUnknown(errors.New("no answer"))
+	}
 	return a.Connector.Revert(ctx, in)
 }
 
@@ -287,6 +320,8 @@ func (w *world) do(o op) error {
 		return w.open(o)
 	case "refuse":
 		w.refuse.Store(int64(o.tier))
+	case "late":
+		w.late.Store(int64(o.tier))
 	case "login":
 		w.login(propAccounts[o.pick%3])
 	case "derived":
@@ -455,7 +490,13 @@ func (w *world) settle(done func(contain.Case) bool) error {
 }
 
 func waiting(c contain.Case) bool {
-	switch c.Containment.Phase {
+	con := c.Containment
+	soon := func(at staunch.Time) bool { return at != 0 && at < now().Add(10*time.Minute) }
+	if con.Phase == staunch.PhaseWindow && soon(con.WindowEnds) ||
+		con.Phase.Open() && soon(con.Expires) && con.Playbook.OnExpiry == staunch.ExpiryRelease {
+		return false
+	}
+	switch con.Phase {
 	case staunch.PhaseHeld, staunch.PhaseWindow, staunch.PhaseStuck:
 		for _, s := range c.Steps {
 			switch s.State {
@@ -463,7 +504,7 @@ func waiting(c contain.Case) bool {
 				return false
 			}
 		}
-		return !c.Containment.Replan
+		return !con.Replan
 	case staunch.PhaseReleased, staunch.PhaseApproval:
 		return true
 	}
@@ -484,6 +525,7 @@ func (w *world) run(ops []op) error {
 		return errors.Join(err, w.stop(false))
 	}
 	err = w.story(ops)
+	w.calls.Wait()
 	return errors.Join(err, w.stop(false))
 }
 
@@ -496,6 +538,7 @@ func (w *world) story(ops []op) error {
 	// Faults end, and everything goes its way.
 	w.rate.Store(0)
 	w.refuse.Store(0)
+	w.late.Store(0)
 	w.platform.SetDown(false)
 	if err := w.settle(waiting); err != nil {
 		return err
@@ -676,8 +719,15 @@ func (w *world) caseInvariants(r store.Reader, c contain.Case, wrong func(string
 		if err != nil {
 			return err
 		}
+		if s.State == staunch.StepShared && (con.Phase == staunch.PhaseHeld || con.Phase == staunch.PhaseWindow) && h.State != staunch.HoldProven {
+			wrong("%s is %s with step %s shared on hold %s, which is %s", con.ID, con.Phase, s.ID, h.ID, h.State)
+		}
 		switch s.State {
 		case staunch.StepProven, staunch.StepShared:
+			name := s.Target.Ref.Value
+			if got := w.platform.Dump(name); con.Phase.Open() && s.Target.Attribute == "enabled" && w.third[name] == 0 && strings.HasPrefix(got, "enabled") {
+				wrong("%s is %s with step %s %s, and %s is %q", con.ID, con.Phase, s.ID, s.State, name, got)
+			}
 			if con.Phase.Open() && (!h.Active() || !slices.Contains(h.Claims, con.ID)) {
 				wrong("step %s of %s is %s on hold %s, which is %s and claimed by %v", s.ID, con.ID, s.State, h.ID, h.State, h.Claims)
 			}

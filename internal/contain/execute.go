@@ -85,11 +85,15 @@ func (e *Engine) apply(ctx context.Context, c Case, id string, j *job) error {
 	if err != nil {
 		return err
 	}
-	sent := !j.fresh[id] // by somebody before
 	conn, err := e.connectorOf(s)
 	if err != nil {
-		return e.failed(ctx, c, s, err.Error(), sent)
+		return e.failed(ctx, c, s, err.Error(), !j.fresh[id])
 	}
+	return e.call(ctx, c, s, conn, j)
+}
+
+func (e *Engine) call(ctx context.Context, c Case, s staunch.Step, conn connector.Connector, j *job) error {
+	sent := !j.fresh[s.ID] // by somebody before
 	in, why, err := e.intent(ctx, s)
 	switch {
 	case errors.Is(err, errLost):
@@ -102,7 +106,7 @@ func (e *Engine) apply(ctx context.Context, c Case, id string, j *job) error {
 	if err := e.holdLease(ctx, c); err != nil {
 		return err
 	}
-	delete(j.fresh, id) // from here on it may have been sent
+	delete(j.fresh, s.ID) // from here on it may have been sent
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 	crashpoint.Here("apply.call")
 	receipt, err := conn.Apply(cctx, in)
@@ -126,6 +130,7 @@ func (e *Engine) applyFailed(ctx context.Context, c Case, s staunch.Step, err er
 	switch class := staunch.ClassOf(err); {
 	case class == staunch.ClassUnknown:
 		s.State = staunch.StepUnknown
+		e.unanswered(&s)
 	case class == staunch.ClassTransient && !e.outlasted(s.Intended):
 		if err := e.tryLater(ctx, c, s); err != nil {
 			return err
@@ -139,6 +144,13 @@ func (e *Engine) applyFailed(ctx context.Context, c Case, s staunch.Step, err er
 	}
 	s.NotBefore = staunch.TimeOf(e.opt.Clock.Now()).Add(backoff(s.Attempts))
 	return e.putStep(ctx, c, s, nil)
+}
+
+// unanswered notes that a call without an answer may still reach the platform,
+// until its time is over: a release waits for that, since what arrives after the
+// undo would stay.
+func (e *Engine) unanswered(s *staunch.Step) {
+	s.Intent.Deadline = max(s.Intent.Deadline, staunch.TimeOf(e.opt.Clock.Now().Add(e.opt.CallTimeout)))
 }
 
 // outlasted reports whether an outage that a step has met since then has lasted
@@ -187,12 +199,18 @@ func (e *Engine) look(ctx context.Context, c Case, id string, j *job) error {
 		return e.readFailed(ctx, c, s, err)
 	}
 	if conn.Matches(s.Intent.Expected, st) && !st.Effective {
+		if s.Attempts <= 1 {
+			s.Intent.Deadline = 0 // the only call has arrived
+		}
 		return e.wasRead(ctx, c, s, conn, st)
+	}
+	if s.State == staunch.StepIntended {
+		e.unanswered(&s) // whoever committed the intent may have called
 	}
 	if s.Attempts >= MaxAttempts {
 		return e.failed(ctx, c, s, "it did not take effect: "+st.Summary, true)
 	}
-	return e.apply(ctx, c, id, j)
+	return e.call(ctx, c, s, conn, j)
 }
 
 func (e *Engine) readFailed(ctx context.Context, c Case, s staunch.Step, err error) error {
@@ -408,6 +426,9 @@ func (e *Engine) sweep(ctx context.Context, c Case, id string) error {
 	spec, _ := specFor(conn.Describe(), s.Verb, s.Target)
 	now := staunch.TimeOf(e.opt.Clock.Now())
 	if err != nil {
+		if staunch.ClassOf(err) == staunch.ClassUnknown {
+			e.unanswered(&s)
+		}
 		return e.readFailed(ctx, c, s, fmt.Errorf("sweep: %w", err))
 	}
 	s.Sweeps++
@@ -471,7 +492,7 @@ func (e *Engine) prove(ctx context.Context, c Case, id string, j *job) error {
 		s.Note = "not proven yet: " + how
 		s.Attempts++
 		if s.Attempts%2 == 0 && s.Attempts < 2*MaxAttempts {
-			return e.apply(ctx, c, id, j) // somebody may be working against us
+			return e.call(ctx, c, s, conn, j) // somebody may be working against us
 		}
 		s.NotBefore = now.Add(backoff(s.Attempts))
 		return e.putStep(ctx, c, s, nil)
@@ -620,10 +641,8 @@ func (e *Engine) revert(ctx context.Context, c Case, id string, j *job) error {
 			return err
 		}
 		done.Attempts, done.NotBefore, done.Generation = 0, 0, con.Generation
-		if (s.State == staunch.StepIntended || s.State == staunch.StepUnknown) && !j.fresh[s.ID] && s.Reverted == 0 {
-			// A call whose answer never came may still arrive at the platform; until
-			// it must have, a read that shows nothing proves nothing.
-			done.Intent.Deadline = now.Add(e.opt.CallTimeout)
+		if s.State == staunch.StepIntended && !j.fresh[s.ID] {
+			e.unanswered(&done)
 		}
 		others := without(h.Claims, con.ID)
 		switch {
@@ -702,17 +721,9 @@ func (e *Engine) undo(ctx context.Context, c Case, s staunch.Step) error {
 		case why != "":
 			return e.diverged(ctx, c, s, why)
 		}
-		if until := m.Intent.Deadline; until > staunch.TimeOf(e.opt.Clock.Now()) {
-			cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
-			st, err := conn.Read(cctx, m.Target, false)
-			cancel()
-			if err != nil {
-				return e.undoFailed(ctx, c, s, err)
-			}
-			if !conn.Matches(m.Intent.Expected, st) {
-				s.NotBefore, s.Note = until, "a call without an answer may still take effect"
-				return e.putStep(ctx, c, s, nil)
-			}
+		if until := max(m.Intent.Deadline, s.Intent.Deadline); until > staunch.TimeOf(e.opt.Clock.Now()) {
+			s.NotBefore, s.Note = until, "a call without an answer may still take effect"
+			return e.putStep(ctx, c, s, nil)
 		}
 		if err := e.holdLease(ctx, c); err != nil {
 			return err
@@ -846,6 +857,9 @@ func (e *Engine) undoFailed(ctx context.Context, c Case, s staunch.Step, err err
 		since = r.At
 	}
 	cl := staunch.ClassOf(err)
+	if cl == staunch.ClassUnknown {
+		e.unanswered(&s)
+	}
 	if e.outlasted(since) || cl == staunch.ClassPermanent || cl == staunch.ClassDenied {
 		return e.diverged(ctx, c, s, fmt.Sprintf("the undo failed: %v", err))
 	}

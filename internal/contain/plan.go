@@ -33,6 +33,8 @@ type Draft struct {
 
 	// barred has what a wall keeps from being touched.
 	barred map[staunch.Ref]bool
+	// more says that a quick answer left something out for a child plan.
+	more bool
 	// held has the hold that was active on each target when it was read.
 	held map[string]version
 	// outage has what could not be asked or read now, refusal what never can.
@@ -150,11 +152,14 @@ func (e *Engine) draft(ctx context.Context, c Case) (Draft, error) {
 			derived[ref.Realm] = append(derived[ref.Realm], ref)
 		}
 	}
+	// A stage's own plan is quick: nothing that can be done at once waits for a
+	// search. What the search would find is for a child plan.
+	quick := con.ID != "" && con.Phase == staunch.PhaseOpen
 	ask := func(ref staunch.Ref, names, derived []staunch.Ref) {
 		if ref.Realm == "" || d.barred[ref] {
 			return
 		}
-		req := connector.ExpandRequest{Subject: ref, Names: names, Derived: derived, Since: con.Since, Tier: stage.Tier, Verbs: stage.Verbs}
+		req := connector.ExpandRequest{Subject: ref, Names: names, Derived: derived, Since: con.Since, Tier: stage.Tier, Verbs: stage.Verbs, Quick: quick}
 		for _, up := range known[ref].Up {
 			if up.Realm == ref.Realm {
 				req.Up = append(req.Up, up)
@@ -193,6 +198,7 @@ func (e *Engine) draft(ctx context.Context, c Case) (Draft, error) {
 			continue
 		}
 		d.Facts = append(d.Facts, ex.Facts...)
+		d.more = d.more || quick && ex.More
 		for _, g := range ex.Gaps {
 			if w := g.Widen; !w.IsZero() && w != rq.req.Subject && w.Kind.Width() <= con.Scope.Widest.Width() &&
 				w.Kind.Width() > rq.req.Subject.Kind.Width() && w.Realm == rq.realm && (widens[rq.req.Subject] || above[w]) &&
@@ -452,7 +458,7 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 		cur.Phase = staunch.PhaseActing
 		// What was found derived while this was drafted is not in it.
 		late := cur.Replan && cur.Changed != c.Containment.Changed
-		cur.Replan = more || late || outage != nil
+		cur.Replan = more || late || d.more || outage != nil
 		switch {
 		case refusal != nil:
 			cur.Trouble = fmt.Sprintf("the plan is not whole: %v", refusal)

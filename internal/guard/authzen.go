@@ -278,7 +278,14 @@ func (g *Guard) Evaluations(body io.Reader) (any, error) {
 			}}
 		}
 		out.Evaluations = append(out.Evaluations, a)
-		return !(semantic == semanticDeny && !a.Decision || semantic == semanticPermit && a.Decision)
+		switch semantic {
+		case semanticDeny:
+			return a.Decision
+		case semanticPermit:
+			return !a.Decision
+		default:
+			return true
+		}
 	})
 	return out, nil
 }

@@ -39,7 +39,8 @@ func (x *expansion) gap(r, widen staunch.Ref, format string, args ...any) {
 }
 
 // Expand returns a role's login, grants by database, grants on shared objects
-// and sessions, in this order, or one session.
+// and sessions, in this order, or one session. A session that the server's log
+// named is looked up among the live backends.
 func (c *Connector) Expand(ctx context.Context, req connector.ExpandRequest) (connector.Expansion, error) {
 	doing := "expanding " + req.Subject.String()
 	x := &expansion{req: req, seen: map[string]bool{}, whole: map[uint32]bool{}, tiers: map[staunch.Verb]staunch.Tier{}}
@@ -56,7 +57,7 @@ func (c *Connector) Expand(ctx context.Context, req connector.ExpandRequest) (co
 		switch {
 		case r.Kind == staunch.KindAccount && r.Scheme == SchemeRole:
 			accounts = append(accounts, r)
-		case r.Kind == staunch.KindSession && r.Scheme == SchemeBackend:
+		case r.Kind == staunch.KindSession && (r.Scheme == SchemeBackend || r.Scheme == SchemeSessionID):
 			sessions = append(sessions, r)
 		case r.Kind == staunch.KindCredential && r.Scheme == SchemePassword:
 			x.gap(r, staunch.Ref{Kind: staunch.KindAccount, Realm: c.realm, Scheme: SchemeRole, Value: r.Value},
@@ -93,7 +94,12 @@ func (c *Connector) Expand(ctx context.Context, req connector.ExpandRequest) (co
 }
 
 func (c *Connector) expandBackend(ctx context.Context, q querier, x *expansion, ref staunch.Ref) error {
-	want, err := parseBackend(ref.Value)
+	parse, same := parseBackend, func(a, b backend) bool { return a == b }
+	if ref.Scheme == SchemeSessionID {
+		// The log tells the start in whole seconds only.
+		parse, same = parseSessionID, func(a, b backend) bool { return a.PID == b.PID && a.Start/1e6 == b.Start/1e6 }
+	}
+	want, err := parse(ref.Value)
 	if err != nil {
 		x.gap(ref, staunch.Ref{}, "%v", err)
 		return nil
@@ -102,12 +108,24 @@ func (c *Connector) expandBackend(ctx context.Context, q querier, x *expansion, 
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(list, func(b backendBody) bool { return b.backend == want })
-	if i < 0 {
+	list = slices.DeleteFunc(list, func(b backendBody) bool { return !same(b.backend, want) })
+	switch len(list) {
+	case 0:
 		x.gap(ref, staunch.Ref{}, "the session is over")
 		return nil
+	case 1:
+	default:
+		x.gap(ref, staunch.Ref{}, "%d live sessions have this name", len(list))
+		return nil
 	}
-	b := list[i]
+	b := list[0]
+	if ref.Scheme == SchemeSessionID {
+		named := ref
+		ref.Scheme, ref.Value = SchemeBackend, b.String()
+		x.out.Facts = append(x.out.Facts, staunch.Fact{
+			V: staunch.Version, Type: staunch.FactSameAs, Time: staunch.Time(b.Start), Subject: ref, Of: named,
+		})
+	}
 	why, err := c.protectedSession(ctx, q, b)
 	if err != nil {
 		return err

@@ -39,6 +39,10 @@ const (
 	// microseconds since 1970 UTC, so that a pid that is used again names
 	// another session.
 	SchemeBackend = "backend"
+	// SchemeSessionID names a session as the server's log does, by its
+	// session_id: the start in hexadecimal seconds, a dot, the hexadecimal pid.
+	// Expand turns it into a backend; it is never a target itself.
+	SchemeSessionID = "session-id"
 	// SchemePassword names a role's password by the role name: PostgreSQL's
 	// passwords have no ids of their own.
 	SchemePassword = "password"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -511,6 +512,51 @@ func TestAnotherSessionUnderThePID(t *testing.T) {
 	}
 	if _, err := conn.Exec(t.Context(), "SELECT 1"); err != nil {
 		t.Errorf("another session was ended: %v", err)
+	}
+}
+
+// TestSessionOfTheLog finds the session that the server's log names by its
+// session_id, and no other.
+func TestSessionOfTheLog(t *testing.T) {
+	s := start(t)
+	c := open(t, s.config())
+	conn := s.connect(t, s.thief(t), password, s.db)
+	want := s.session(t, conn)
+	var id string
+	// As PostgreSQL's documentation of log_line_prefix (%c) says to make it.
+	if err := conn.QueryRow(t.Context(), "SELECT to_hex(trunc(extract(epoch FROM backend_start))::bigint) || '.' || to_hex(pid) FROM pg_stat_activity WHERE pid = pg_backend_pid()").Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	named := func(value string) staunch.Ref {
+		return staunch.Ref{Kind: staunch.KindSession, Realm: realm, Scheme: postgresql.SchemeSessionID, Value: value}
+	}
+	ex, err := c.Expand(t.Context(), connector.ExpandRequest{Subject: named(id), Tier: staunch.TierIsolate})
+	if err != nil || len(ex.Actions) != 1 || len(ex.Gaps) != 0 {
+		t.Fatalf("%+v, %v", ex, err)
+	}
+	if a := ex.Actions[0]; a.Target.Ref != want || a.Target.Attribute != postgresql.AttrBackend || a.Verb != staunch.VerbIsolate {
+		t.Errorf("action %+v, want to isolate %s", a, want)
+	}
+	if len(ex.Facts) != 1 || ex.Facts[0].Type != staunch.FactSameAs || ex.Facts[0].Subject != want || ex.Facts[0].Of != named(id) {
+		t.Errorf("facts %+v", ex.Facts)
+	}
+	start, pid, _ := strings.Cut(id, ".")
+	seconds, err := strconv.ParseInt(start, 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []string{
+		strconv.FormatInt(seconds+1, 16) + "." + pid, strconv.FormatInt(seconds-1, 16) + "." + pid, // the pid was used again
+		start + ".7fffffff", start, "." + pid, start + ".0", start + ".-1", "x." + pid, "7fffffffffffffff." + pid, "0." + pid, start + "." + pid + ".1",
+	} {
+		ex, err := c.Expand(t.Context(), connector.ExpandRequest{Subject: named(other), Tier: staunch.TierIsolate})
+		if err != nil || len(ex.Actions) != 0 || len(ex.Gaps) != 1 || len(ex.Facts) != 0 {
+			t.Errorf("%s: %+v, %v", other, ex, err)
+		}
+	}
+	act(t, c, ex.Actions[0].Target, staunch.VerbIsolate)
+	if ex, err = c.Expand(t.Context(), connector.ExpandRequest{Subject: named(id), Tier: staunch.TierIsolate}); err != nil || len(ex.Actions) != 0 || len(ex.Gaps) != 1 {
+		t.Errorf("after its end: %+v, %v", ex, err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -143,6 +144,18 @@ func parseBackend(s string) (backend, error) {
 		return backend{}, fmt.Errorf("%q is not pid/backend_start in microseconds", s)
 	}
 	return b, nil
+}
+
+// parseSessionID reads the log's session_id: the start in hexadecimal seconds
+// since 1970, a dot, the hexadecimal process id.
+func parseSessionID(s string) (backend, error) {
+	st, p, ok := strings.Cut(s, ".")
+	start, err1 := strconv.ParseInt(st, 16, 64)
+	pid, err2 := strconv.ParseInt(p, 16, 32)
+	if !ok || err1 != nil || err2 != nil || pid <= 0 || start <= 0 || start > math.MaxInt64/1_000_000 {
+		return backend{}, fmt.Errorf("%q is not a session_id: hexadecimal start, a dot, hexadecimal pid", s)
+	}
+	return backend{PID: int32(pid), Start: start * 1_000_000}, nil
 }
 
 // BackendRef names a session by its pid and backend_start, as the scheme

@@ -26,6 +26,7 @@ type expansion struct {
 	entities, tokens, leases, prefixes []connector.Action
 	facts                              []staunch.Fact
 	gaps                               []staunch.Gap
+	more                               bool
 }
 
 // Expand asks Vault for what exists of the subject: an account's entity and
@@ -63,7 +64,7 @@ func (c *Connector) Expand(ctx context.Context, req connector.ExpandRequest) (co
 			return connector.Expansion{}, fmt.Errorf("expanding %s, derived from %s: %w", d, req.Subject, err)
 		}
 	}
-	out := connector.Expansion{Facts: x.facts, Gaps: x.gaps}
+	out := connector.Expansion{Facts: x.facts, Gaps: x.gaps, More: x.more}
 	for _, a := range slices.Concat(x.entities, x.tokens, x.leases, x.prefixes) {
 		if !slices.Contains(out.Actions, a) {
 			out.Actions = append(out.Actions, a)
@@ -121,13 +122,16 @@ func (x *expansion) subject(ctx context.Context, names []staunch.Ref) error {
 	}
 }
 
-// credential expands a token or lease. Account refs among the names are not
-// acted upon: they say to what the scope could be widened.
+// credential expands a token or lease. The entity that it is known to belong to
+// is not acted upon: it says to what the scope could be widened.
 func (x *expansion) credential(ctx context.Context, names []staunch.Ref) error {
 	s := x.req.Subject
 	var entity staunch.Ref
-	if e := named(names, staunch.KindAccount, SchemeEntity); len(e) > 0 {
-		entity = e[0]
+	for _, e := range named(x.req.Up, staunch.KindAccount, SchemeEntity) {
+		if e.Realm == x.c.realm {
+			entity = e
+			break
+		}
 	}
 	if s.Scheme == SchemeLeasePrefix {
 		return x.prefix(ctx, s)
@@ -239,6 +243,12 @@ func (x *expansion) entity(ctx context.Context, ref staunch.Ref, quiet bool) err
 		x.entities = append(x.entities, connector.Action{Target: t, Verb: staunch.VerbSuspend})
 	}
 	if !x.wants(staunch.VerbRevoke) {
+		return nil
+	}
+	if x.req.Quick && x.wants(staunch.VerbSuspend) {
+		// Disabling the entity stops its tokens at once; looking for them takes as
+		// long as Vault has tokens.
+		x.more = true
 		return nil
 	}
 	tokens, why, err := x.c.tokensOf(ctx, ref.Value)

@@ -554,7 +554,7 @@ func TestBatchTokenWidens(t *testing.T) {
 	byHMAC := e.ref(staunch.KindCredential, SchemeTokenHMAC, "hmac-sha256:00")
 	for name, req := range map[string]connector.ExpandRequest{
 		"sealed": {Subject: digest, Tier: staunch.TierRevoke},
-		"named":  {Subject: byHMAC, Names: []staunch.Ref{byHMAC, entity}, Tier: staunch.TierRevoke},
+		"named":  {Subject: byHMAC, Names: []staunch.Ref{byHMAC}, Up: []staunch.Ref{entity}, Tier: staunch.TierRevoke},
 	} {
 		ex, err := c.Expand(t.Context(), req)
 		if err != nil || len(ex.Actions) != 0 || len(ex.Gaps) != 1 || ex.Gaps[0].Widen != entity {

@@ -33,6 +33,14 @@ type end struct {
 // state a fact: one that is kept only because it concerns a contained subject is
 // kept or not by when it comes, and so is what it teaches.
 func TestOrderDoesNotMatter(t *testing.T) {
+	bundle, src := compiled(t)
+	deliver := func(rt *rapid.T, batches [][]string) end {
+		r := &rig{
+			t: t, clock: &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}, guard: &sink{holds: map[string]staunch.Hold{}},
+			bundle: bundle, src: src,
+		}
+		return r.deliver(rt, batches)
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		base := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 		instant := rapid.Bool().Draw(rt, "one instant")
@@ -74,14 +82,14 @@ func TestOrderDoesNotMatter(t *testing.T) {
 			}
 			records = append(records, string(b))
 		}
-		first := deliver(t, rt, [][]string{records})
+		first := deliver(rt, [][]string{records})
 		shuffled := rapid.Permutation(append(records, rapid.SliceOfN(rapid.SampledFrom(records), 0, 6).Draw(rt, "again")...)).Draw(rt, "order")
 		var batches [][]string
 		for len(shuffled) > 0 {
 			n := rapid.IntRange(1, len(shuffled)).Draw(rt, "batch")
 			batches, shuffled = append(batches, shuffled[:n]), shuffled[n:]
 		}
-		second := deliver(t, rt, batches)
+		second := deliver(rt, batches)
 		if !instant {
 			first.Decided, first.Contained, second.Decided, second.Contained = 0, 0, 0, 0
 		}
@@ -96,8 +104,8 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	})
 }
 
-func deliver(t *testing.T, rt *rapid.T, batches [][]string) end {
-	dir, err := os.MkdirTemp(t.TempDir(), "")
+func (r *rig) deliver(rt *rapid.T, batches [][]string) end {
+	dir, err := os.MkdirTemp(r.t.TempDir(), "")
 	if err != nil {
 		rt.Fatal(err)
 	}
@@ -108,7 +116,7 @@ func deliver(t *testing.T, rt *rapid.T, batches [][]string) end {
 			TripSource: -1, TripRule: -1, TripConnector: -1, TripGlobal: -1, MinHealthy: -1,
 		}
 	}
-	r := rigIn(t, dir, unlimited)
+	r.open(dir, unlimited)
 	defer r.close()
 	r.setIdentity(staunch.Identity{Name: "a", Accounts: []staunch.Ref{account("a")}})
 	for _, batch := range batches {

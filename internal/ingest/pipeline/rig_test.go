@@ -339,12 +339,24 @@ func rigIn(t testing.TB, dir string, options ...option) *rig {
 	t.Helper()
 	r := &rig{
 		t: t, clock: &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}, guard: &sink{holds: map[string]staunch.Hold{}},
-		bundle: &pipeline.Bundle{Hash: "sha256:one", Rules: compileRules(t, testRules), Policy: defaultPolicy(t)},
 	}
-	r.src = &pipeline.Source{
+	r.bundle, r.src = compiled(t)
+	return r.open(dir, options...)
+}
+
+// compiled returns what takes long to make and does not change.
+func compiled(t testing.TB) (*pipeline.Bundle, *pipeline.Source) {
+	t.Helper()
+	b := &pipeline.Bundle{Hash: "sha256:one", Rules: compileRules(t, testRules), Policy: defaultPolicy(t)}
+	return b, &pipeline.Source{
 		Name: "src", Realm: realm, Format: testFormat(t), Ceiling: staunch.TierRevoke,
 		Skew: staunch.Duration(5 * time.Minute), Lateness: staunch.Duration(time.Hour),
 	}
+}
+
+func (r *rig) open(dir string, options ...option) *rig {
+	t := r.t
+	t.Helper()
 	r.platform = connectortest.NewFakePlatform(r.clock)
 	key := filepath.Join(dir, "key")
 	if err := seal.Generate(key); err != nil {
