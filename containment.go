@@ -179,8 +179,10 @@ type Stage struct {
 	Tier Tier `json:"tier" yaml:"tier"`
 	// Verbs, when given, narrows the verbs of that tier and below.
 	Verbs []Verb `json:"verbs,omitempty" yaml:"verbs"`
-	// Deny lists the AuthZEN action names that the fast plane denies in this
-	// stage; "*" is all; empty leaves the fast plane alone.
+	// Deny lists the AuthZEN actions that the fast plane denies in this stage:
+	// whole words of an action's name ("write" covers can_write and docs.write),
+	// or patterns with * ("s3:put*"); "*" is all. Empty leaves the fast plane
+	// alone.
 	Deny []string `json:"deny,omitempty" yaml:"deny"`
 	// Window is how long the stage stays before the next one; a person may
 	// clear, extend or cut it short. 0 goes on at once.

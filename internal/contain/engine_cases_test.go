@@ -369,6 +369,50 @@ func TestReleaseWaitsForALateCall(t *testing.T) {
 	}
 }
 
+// blind is a connector whose reads are refused from the first call on.
+type blind struct {
+	connector.Connector
+	called, sees atomic.Bool
+}
+
+func (b *blind) Apply(ctx context.Context, in staunch.Intent) (staunch.Receipt, error) {
+	_, err := b.Connector.Apply(ctx, in)
+	b.called.Store(true)
+	return staunch.Receipt{}, staunch.OutcomeUnknown(errors.Join(err, errors.New("no answer")))
+}
+
+func (b *blind) Read(ctx context.Context, t staunch.Target, proof bool) (staunch.State, error) {
+	if b.called.Load() && !b.sees.Load() {
+		return staunch.State{}, staunch.Denied(errors.New("not allowed to read"))
+	}
+	return b.Connector.Read(ctx, t, proof)
+}
+
+// A step that failed without anybody knowing whether it took effect is undone at
+// release like any other.
+func TestFailedStepThatMayHaveTakenEffect(t *testing.T) {
+	r := newRig(t)
+	r.platform.AddAccount("bob")
+	b := &blind{}
+	r.tune = func(o *contain.Options) { o.CallTimeout = 300 * time.Millisecond }
+	r.wrap = func(c connector.Connector) connector.Connector { b.Connector = c; return b }
+	r.start()
+	con := r.open(account("bob"), staunch.TierIsolate, revokeNow, "k").Containment
+	c := r.await(con.ID, "held", phase(staunch.PhaseHeld))
+	if c.Steps[0].State != staunch.StepFailed || !strings.HasPrefix(r.platform.Dump("bob"), "disabled") {
+		t.Fatalf("%s is %s, the account %q", c.Steps[0].Target, c.Steps[0].State, r.platform.Dump("bob"))
+	}
+	if !strings.Contains(c.Containment.Trouble, "not allowed to read") {
+		t.Errorf("trouble %q", c.Containment.Trouble)
+	}
+	b.sees.Store(true)
+	r.release(con.ID)
+	r.await(con.ID, "released", phase(staunch.PhaseReleased))
+	if got := r.platform.Dump("bob"); !strings.HasPrefix(got, "enabled") {
+		t.Errorf("after the release the account is %q", got)
+	}
+}
+
 // A derived session of a protected account is not ended, nor held.
 func TestDerivedOfAProtectedAccount(t *testing.T) {
 	r := newRig(t)

@@ -650,6 +650,8 @@ func (e *Engine) revert(ctx context.Context, c Case, id string, j *job) error {
 			done.State, done.Note = staunch.StepKept, "it was given up, and what became of the target since is another case's"
 			if s.Reverted == 0 {
 				done.State = staunch.StepReverted
+			} else if con.Release != nil {
+				con.Release.Kept = append(con.Release.Kept, s.Target.String()+": "+done.Note)
 			}
 		case len(others) > 0:
 			// The effect outlives this case; the hold keeps our step and its
