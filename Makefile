@@ -6,6 +6,7 @@ SHELL       := bash
 MAKEFLAGS   += --no-builtin-rules
 
 GOLANGCI_LINT := v2.15.0
+CRASHRUNS     ?= 500
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS       := -s -w -X github.com/staunch-project/staunch/internal/cli.version=$(VERSION)
 MAX_MIB       := 75
@@ -56,7 +57,7 @@ bench-whole: prerequisites ## measure the whole process on PostgreSQL, oauth2 an
 
 .PHONY: prerequisites
 prerequisites: ## install what the tests need, as root; else say what is missing
-	scripts/need.sh gcc postgresql
+	scripts/need.sh gcc postgresql pgaudit
 
 .PHONY: check-generated
 check-generated: ## fail when generated files are out of step
@@ -81,6 +82,10 @@ test: ## everything but the heavy real systems: at most ten minutes on two cores
 	$(MAKE) --no-print-directory go-test
 	$(MAKE) --no-print-directory fuzz FUZZTIME=2s
 	timeout 120 bin/staunch demo --once
+
+.PHONY: crash
+crash: prerequisites ## kill -9 the binary at every step boundary, CRASHRUNS times; go-test makes 20 runs
+	STAUNCH_REQUIRE_POSTGRES=1 go test -count=1 -timeout 0 -v ./test/crash -args -runs $(CRASHRUNS) $(CRASHARGS)
 
 .PHONY: test-systems
 test-systems: prerequisites ## tests on Vault and an OpenID provider, built and installed on first use

@@ -1,7 +1,24 @@
 #!/usr/bin/env bash
-# need.sh gcc|postgresql … makes sure that each is there: installs it with apt
-# as root, else says what to install and fails.
+# need.sh gcc|postgresql|pgaudit … makes sure that each is there: installs it with
+# apt as root, else says what to install and fails.
 set -euo pipefail
+
+# server prints the directory with the PostgreSQL that the tests use.
+server() {
+	local dir dirs
+	dirs=(/usr/lib/postgresql/1[5-9]/bin /usr/lib/postgresql/[2-9][0-9]/bin
+		"$(dirname "$(command -v initdb || echo /nowhere/initdb)")")
+	if [ -n "${STAUNCH_POSTGRES_BIN:-}" ]; then
+		dirs=("$STAUNCH_POSTGRES_BIN")
+	fi
+	for dir in "${dirs[@]}"; do
+		if [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ]; then
+			printf '%s\n' "$dir"
+			return
+		fi
+	done
+	return 1
+}
 
 has() {
 	case $1 in
@@ -12,16 +29,14 @@ has() {
 			"${CC:-gcc}" -x c -o /dev/null - >/dev/null 2>&1
 		;;
 	postgresql)
-		local dir
-		if [ -n "${STAUNCH_POSTGRES_BIN:-}" ]; then
-			[ -x "$STAUNCH_POSTGRES_BIN/initdb" ]
-			return
-		fi
-		for dir in /usr/lib/postgresql/1[5-9]/bin /usr/lib/postgresql/[2-9][0-9]/bin; do
-			[ -x "$dir/initdb" ] && return
-		done
-		dir=$(dirname "$(command -v initdb || echo /nowhere/initdb)")
-		[ -x "$dir/initdb" ] && [ -x "$dir/postgres" ]
+		server >/dev/null
+		;;
+	pgaudit)
+		local bin share
+		bin=$(server) || return
+		share=$("$bin/pg_config" --sharedir 2>/dev/null) ||
+			share=/usr/share/postgresql/$(basename "$(dirname "$bin")")
+		[ -e "$share/extension/pgaudit.control" ]
 		;;
 	*)
 		echo "need.sh: it does not know $1" >&2
@@ -34,6 +49,7 @@ packages() {
 	case $1 in
 	gcc) echo gcc libc6-dev ;;
 	postgresql) echo postgresql ;;
+	pgaudit) echo "postgresql-$("$(server)/postgres" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')-pgaudit" ;;
 	esac
 }
 
@@ -41,6 +57,7 @@ why() {
 	case $1 in
 	gcc) echo "the race detector needs a C compiler" ;;
 	postgresql) echo "the tests run the store and a connector on a real PostgreSQL, 15 or later" ;;
+	pgaudit) echo "a test follows the log of a real PostgreSQL with pgAudit" ;;
 	esac
 }
 

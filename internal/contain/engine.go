@@ -546,11 +546,16 @@ func (e *Engine) step(ctx context.Context, id string, j *job) (staunch.Time, err
 		return 0, err
 	}
 	now := staunch.TimeOf(e.opt.Clock.Now())
-	seen := c
-	if e.clock.jumped.Load() {
-		seen.Containment.Expires = 0 // no expiry by a clock that jumped
+	a := Advance(c, e.spec, j.fresh, now)
+	if a.Kind == DoExpire {
+		// No expiry by a clock that jumped, even if nobody has seen it jump yet.
+		e.checkClock(ctx)
+		if e.clock.jumped.Load() {
+			still := c
+			still.Containment.Expires = 0
+			a = Advance(still, e.spec, j.fresh, now)
+		}
 	}
-	a := Advance(seen, e.spec, j.fresh, now)
 	if a.Kind == DoNothing {
 		return a.At, nil
 	}

@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	realm    = "postgresql/crash"
-	password = "pw-of-a-crash-run"
-	rotated  = "pw-after-rotation"
+	realm       = "platform/crash"
+	password    = "pw-of-a-crash-run"
+	newPassword = "pw-after-rotation"
 	// storeUser is whom staunch keeps its own database with.
 	storeUser = "staunch_store"
 )
@@ -42,6 +42,89 @@ type site struct {
 	server *pgtest.Server
 	n      int
 	admin  map[string]*pgx.Conn // by database, "postgres" among them
+
+	ledger  ledger
+	entries []entry // of the run that goes on
+}
+
+// platform is what a lane of runs works on.
+type platform interface {
+	// make makes the subject of a run, with all that it can do, and returns the
+	// value of its ref; drop ends it. The ledger of the run begins at make.
+	make(ctx context.Context, n int) (subject string, err error)
+	drop(ctx context.Context, subject string) error
+	// realm is the configuration of the realm and the scheme of the subject's ref.
+	realm() (config, scheme string)
+	// state is all that a release has to put back, as text.
+	state(ctx context.Context, subject string, secrets bool) (string, error)
+	// access says what the subject still can, "" for nothing.
+	access(ctx context.Context, subject string) (string, error)
+	// rotate replaces the subject's secret; works says whether the subject can do
+	// its work with its present secret, and whether what was stolen works and must
+	// not.
+	rotate(ctx context.Context, subject string) error
+	works(ctx context.Context, subject string, rotated bool) (works, stolen bool, err error)
+	thief(ctx context.Context, subject string) *thief
+	// judge reads the ledger of the run up to now.
+	judge(ctx context.Context) (judgement, error)
+	// steps is how many steps the case has at least.
+	steps() int
+}
+
+// storer is a platform that can also keep staunch's database.
+type storer interface {
+	// database makes a database for run n; drop ends it.
+	database(ctx context.Context, n int) (dsn string, drop func(context.Context) error, err error)
+}
+
+var (
+	_ platform = (*site)(nil)
+	_ storer   = (*site)(nil)
+)
+
+func (s *site) steps() int { return 5 } // login, sessions, grants in two databases and shared ones
+
+func (s *site) realm() (config, scheme string) {
+	return fmt.Sprintf(`platform: postgresql
+    connector: {dsn: %q, proof_dsn: %q, sweep_delay: 30ms}`,
+		s.server.UserDSN(s.actor(), password, "postgres"), s.server.UserDSN(s.prover(), password, "postgres")), "role"
+}
+
+func (s *site) database(ctx context.Context, n int) (dsn string, drop func(context.Context) error, err error) {
+	db := fmt.Sprintf("staunch_%d", n)
+	err = s.exec(ctx, "postgres", "CREATE DATABASE "+db+" TEMPLATE template0 OWNER "+storeUser)
+	return s.server.UserDSN(storeUser, password, db), func(ctx context.Context) error {
+		return s.exec(ctx, "postgres", "DROP DATABASE "+db+" WITH (FORCE)")
+	}, err
+}
+
+func (s *site) rotate(ctx context.Context, role string) error {
+	return s.exec(ctx, "postgres", "ALTER ROLE "+role+" PASSWORD '"+newPassword+"'")
+}
+
+func (s *site) works(ctx context.Context, role string, rotated bool) (works, stolen bool, err error) {
+	pw := password
+	if rotated {
+		pw = newPassword
+		if stolen, err = s.logsIn(ctx, role, password); err != nil {
+			return false, false, err
+		}
+	}
+	works, err = s.logsIn(ctx, role, pw)
+	return works, stolen, err
+}
+
+func (s *site) judge(ctx context.Context) (judgement, error) {
+	err := s.marker(ctx, &s.ledger, func(es []entry) {
+		for _, e := range es {
+			// What the run has to do with: its lane's engine, and any session that
+			// the server ended by command.
+			if e.User == s.actor() || e.User == s.prover() || e.Code == "57P01" {
+				s.entries = append(s.entries, e)
+			}
+		}
+	})
+	return judge(s.entries, s.actor(), s.prover()), err
 }
 
 func (s *site) name(what string) string { return fmt.Sprintf("%s_l%d", what, s.n) }
@@ -86,8 +169,13 @@ func (s *site) exec(ctx context.Context, db string, statements ...string) error 
 
 // make makes the role of a run, with grants in both databases by two grantors,
 // on a database and by a membership.
-func (s *site) make(ctx context.Context, role string) error {
-	err := s.exec(ctx, "postgres", "CREATE ROLE "+role+" LOGIN PASSWORD '"+password+"'",
+func (s *site) make(ctx context.Context, n int) (role string, err error) {
+	role = fmt.Sprintf("svc_%d", n)
+	s.entries = nil
+	if s.ledger, err = follow(s.server.LogPath); err != nil {
+		return "", err
+	}
+	err = s.exec(ctx, "postgres", "CREATE ROLE "+role+" LOGIN PASSWORD '"+password+"'",
 		"GRANT CONNECT ON DATABASE "+s.databases()[0]+" TO "+role, "GRANT "+s.name("team")+" TO "+role)
 	for _, db := range s.databases() {
 		err = errors.Join(err, s.exec(ctx, db,
@@ -96,7 +184,7 @@ func (s *site) make(ctx context.Context, role string) error {
 			"SET ROLE "+s.name("second"),
 			"GRANT INSERT ON accounts TO "+role+" WITH GRANT OPTION", "GRANT SELECT ON accounts TO "+role, "RESET ROLE"))
 	}
-	return err
+	return role, err
 }
 
 // drop ends the role of a run.
@@ -121,8 +209,8 @@ const dumpSQL = `SELECT line FROM (
   UNION ALL SELECT format('rol %s %s %s %s', a.oid, a.rolname, a.rolcanlogin, CASE WHEN $2 THEN a.rolpassword END) FROM pg_authid a WHERE a.rolname LIKE $1 OR a.rolname = $3
 ) x ORDER BY line COLLATE "C"`
 
-// dump returns the lines of both databases.
-func (s *site) dump(ctx context.Context, role string, passwords bool) (string, error) {
+// state returns the lines of both databases.
+func (s *site) state(ctx context.Context, role string, passwords bool) (string, error) {
 	var out []string
 	for _, db := range s.databases() {
 		rows, err := s.admin[db].Query(ctx, dumpSQL, fmt.Sprintf(`%%\_l%d`, s.n), passwords, role)
@@ -247,21 +335,27 @@ const (
 	loginEvery   = 150 * time.Millisecond
 )
 
-func (s *site) thief(ctx context.Context, role string) *thief {
+func newThief(ctx context.Context) (*thief, context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
-	th := &thief{cancel: cancel, open: make(chan struct{})}
-	dsn := s.server.UserDSN(role, password, s.databases()[1])
-	every := func(d time.Duration, f func()) {
-		t := time.NewTicker(d)
-		defer t.Stop()
-		for ctx.Err() == nil {
-			f()
-			select {
-			case <-ctx.Done():
-			case <-t.C:
-			}
+	return &thief{cancel: cancel, open: make(chan struct{})}, ctx
+}
+
+// every does something at a pace until ctx ends.
+func every(ctx context.Context, d time.Duration, f func()) {
+	t := time.NewTicker(d)
+	defer t.Stop()
+	for ctx.Err() == nil {
+		f()
+		select {
+		case <-ctx.Done():
+		case <-t.C:
 		}
 	}
+}
+
+func (s *site) thief(ctx context.Context, role string) *thief {
+	th, ctx := newThief(ctx)
+	dsn := s.server.UserDSN(role, password, s.databases()[1])
 	ask := func(c *pgconn.PgConn) {
 		if _, err := c.Exec(ctx, "SELECT count(*) FROM accounts").ReadAll(); err == nil {
 			th.success.Add(1)
@@ -276,7 +370,7 @@ func (s *site) thief(ctx context.Context, role string) *thief {
 		var c *pgconn.PgConn
 		var again time.Time
 		once := sync.OnceFunc(func() { close(th.open) })
-		every(sessionEvery, func() {
+		every(ctx, sessionEvery, func() {
 			if c == nil || c.IsClosed() {
 				if time.Now().Before(again) {
 					return
@@ -294,7 +388,7 @@ func (s *site) thief(ctx context.Context, role string) *thief {
 		}
 	})
 	th.wg.Go(func() {
-		every(loginEvery, func() {
+		every(ctx, loginEvery, func() {
 			c, err := pgconn.Connect(ctx, dsn)
 			if err != nil {
 				return

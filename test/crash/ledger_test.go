@@ -31,26 +31,54 @@ type entry struct {
 type ledger struct {
 	path   string
 	offset int64
+	begun  bool
 }
 
-// read returns the whole lines since the last read.
-func (l *ledger) read() ([]entry, error) {
+// follow begins at the log's present end.
+func follow(path string) (ledger, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return ledger{}, fmt.Errorf("reading the log: %w", err)
+	}
+	return ledger{path: path, offset: info.Size()}, nil
+}
+
+// lines returns the whole lines since the last time. What the first may lack of
+// its beginning is left out.
+func (l *ledger) lines() ([][]byte, error) {
 	f, err := os.Open(l.path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the server's log: %w", err)
+		return nil, fmt.Errorf("reading the log: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	if _, err := f.Seek(l.offset, io.SeekStart); err != nil {
-		return nil, fmt.Errorf("reading the server's log: %w", err)
+		return nil, fmt.Errorf("reading the log: %w", err)
 	}
 	b, err := io.ReadAll(f)
 	if err != nil {
-		return nil, fmt.Errorf("reading the server's log: %w", err)
+		return nil, fmt.Errorf("reading the log: %w", err)
 	}
 	end := bytes.LastIndexByte(b, '\n') + 1
+	if end == 0 {
+		return nil, nil
+	}
 	l.offset += int64(end)
-	var out []entry
-	for line := range bytes.Lines(b[:end]) {
+	out := bytes.Split(b[:end-1], []byte("\n"))
+	if !l.begun && len(out) > 0 && !bytes.HasPrefix(out[0], []byte("{")) {
+		out = out[1:]
+	}
+	l.begun = true
+	return out, nil
+}
+
+// read returns PostgreSQL's entries since the last time.
+func (l *ledger) read() ([]entry, error) {
+	lines, err := l.lines()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]entry, 0, len(lines))
+	for _, line := range lines {
 		var e entry
 		if err := json.Unmarshal(line, &e); err != nil {
 			return nil, fmt.Errorf("reading the server's log: %w: %s", err, line)
@@ -176,12 +204,19 @@ func judge(entries []entry, actor, prover string) judgement {
 }
 
 // completed says whether the session's statement came to its end without an
-// error: its duration is what the session says next.
+// error: before anything else is sent, its duration is told.
 func completed(rest []entry, session string) bool {
 	for _, e := range rest {
-		if e.Session == session {
-			return e.Severity == "LOG" && strings.HasPrefix(e.Message, "duration: ")
+		if e.Session != session {
+			continue
 		}
+		switch {
+		case e.Severity == "LOG" && strings.HasPrefix(e.Message, "duration: "):
+			return true
+		case e.Severity == "LOG", e.Severity == "ERROR", e.Severity == "FATAL", e.Severity == "PANIC":
+			return false
+		}
+		// A warning, such as that a session to be ended had just gone by itself.
 	}
 	return false
 }
@@ -191,6 +226,8 @@ type intent struct {
 	Key string
 	// Sessions says that it ends sessions, so that it may be repeated.
 	Sessions bool
+	// Final says that it cannot be undone.
+	Final bool
 	// Undo says that the intent to undo it is durable.
 	Undo bool
 }
@@ -263,6 +300,12 @@ func (j judgement) account(intents []intent, user string) (lost, doubled []strin
 			continue
 		}
 		for _, undo := range []bool{false, true} {
+			if undo && n.Final {
+				if took[n.Key][undo] > 0 {
+					doubled = append(doubled, "what cannot be undone was: step "+n.Key)
+				}
+				continue
+			}
 			what := map[bool]string{false: "the change", true: "the undo"}[undo]
 			switch c := took[n.Key][undo]; {
 			case c == 0:
@@ -284,7 +327,7 @@ func (j judgement) account(intents []intent, user string) (lost, doubled []strin
 
 // script makes a ledger of "session|statement" lines, each followed by its
 // duration unless it ends in "!", which is an error, or "?", after which the
-// session says nothing more.
+// session says nothing more; "~" is a warning before the duration.
 func script(lines ...string) []entry {
 	var out []entry
 	add := func(session, severity, code, message string) {
@@ -302,6 +345,10 @@ func script(lines ...string) []entry {
 		case strings.HasSuffix(text, "!"):
 			add(session, "LOG", "00000", "statement: "+strings.TrimSuffix(text, "!"))
 			add(session, "ERROR", "42501", "permission denied")
+		case strings.HasSuffix(text, "~"):
+			add(session, "LOG", "00000", "statement: "+strings.TrimSuffix(text, "~"))
+			add(session, "WARNING", "01000", "PID 102 is not a PostgreSQL backend process")
+			add(session, "LOG", "00000", "duration: 0.1 ms")
 		case strings.HasSuffix(text, "?"):
 			add(session, "LOG", "00000", "statement: "+strings.TrimSuffix(text, "?"))
 		default:
@@ -348,6 +395,7 @@ func TestJudge(t *testing.T) {
 		"the commit's answer is missing":     {lines: append([]string{nologin, begin, revoke, commit + "?", end, ended}, whole[6:]...), lost: 1},
 		"never undone":                       {lines: whole[:6], lost: 2},
 		"no session ended":                   {lines: without(whole, end), lost: 1},
+		"a session went by itself":           {lines: append(without(whole, end)[:4:4], append([]string{end + "~"}, without(whole, end)[4:]...)...)},
 		"a session named again":              {lines: append([]string{end}, whole...), repeats: 1},
 		"sessions ended after the release":   {lines: append(slices.Clone(whole), strings.Replace(end, "101", "999", 1)), doubled: 1},
 		"another's session ended":            {lines: append(without(whole, ended), "other@v|ended"), doubled: 1},

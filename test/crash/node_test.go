@@ -43,14 +43,13 @@ sources:
   - {name: detector, format: generic, mapping: detector.yaml, realm: "@REALM@", ceiling: revoke}
 realms:
   - name: "@REALM@"
-    platform: postgresql
     rate_per_second: 1000
-    connector: {dsn: "@DSN@", proof_dsn: "@PROOF@", sweep_delay: 30ms}
+    @CONFIG@
 `
 
 	identitiesFile = `v: 1
 identities:
-- {name: "@ROLE@", kind: service, owner: books, purpose: closing, environment: production, tier: 2, tolerance: normal, accounts: ['account:@REALM@:role:@ROLE@']}
+- {name: subject, kind: service, owner: books, purpose: closing, environment: production, tier: 2, tolerance: normal, accounts: ['account:@REALM@:@SCHEME@:@ROLE@']}
 `
 
 	// Every stage has its window, so that each way from one phase to another is
@@ -82,7 +81,7 @@ title: A detector's findings
 product: {name: Detector, vendor_name: staunch}
 logsource: {product: crash, service: detector}
 refs:
-  account: {kind: account, scheme: role, from: account}
+  account: {kind: account, scheme: "@SCHEME@", from: account}
 keys:
   id: id
   time: time
@@ -139,8 +138,9 @@ type node struct {
 }
 
 type nodeOptions struct {
-	bin, dir, role, actorDSN, proofDSN, postgres string
-	expiring                                     bool
+	bin, dir, subject, postgres string
+	platform                    platform
+	expiring                    bool
 }
 
 // newNode writes the configuration and does what `staunch init` does.
@@ -150,7 +150,8 @@ func newNode(ctx context.Context, o nodeOptions) (*node, error) {
 		return nil, err
 	}
 	n := &node{bin: o.bin, dir: o.dir, addr: fmt.Sprintf("127.0.0.1:%d", port), postgres: o.postgres}
-	fill := strings.NewReplacer("@LISTEN@", n.addr, "@REALM@", realm, "@ROLE@", o.role, "@DSN@", o.actorDSN, "@PROOF@", o.proofDSN,
+	realmConfig, scheme := o.platform.realm()
+	fill := strings.NewReplacer("@LISTEN@", n.addr, "@REALM@", realm, "@ROLE@", o.subject, "@CONFIG@", realmConfig, "@SCHEME@", scheme,
 		"@STORE@", map[bool]string{true: "postgres_url: " + o.postgres}[o.postgres != ""],
 		"@EXPIRY@", map[bool]string{true: "expiry: 2500ms\n    on_expiry: keep"}[o.expiring])
 	if err := os.MkdirAll(filepath.Join(o.dir, "rules"), 0o700); err != nil {
@@ -208,7 +209,9 @@ func (n *node) start(ctx context.Context, at string) error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	fmt.Fprintf(log, "---- start %d, crash at %q\n", n.starts, at)
+	if _, err := fmt.Fprintf(log, "---- start %d, crash at %q\n", n.starts, at); err != nil {
+		return err
+	}
 	n.cmd = exec.CommandContext(ctx, n.bin, "serve", "--config", "staunch.yaml")
 	n.cmd.Dir, n.cmd.Stdout, n.cmd.Stderr = n.dir, log, log
 	n.cmd.Env = append(os.Environ(), "STAUNCH_CRASH_TRACE="+n.trace(n.starts))
@@ -254,6 +257,7 @@ func (n *node) killed() error {
 
 // ready waits until the process answers or ends.
 func (n *node) ready(ctx context.Context, client *http.Client) error {
+	last := errors.New("it was never asked")
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if n.dead() {
 			return nil
@@ -268,9 +272,11 @@ func (n *node) ready(ctx context.Context, client *http.Client) error {
 			if resp.StatusCode < 300 {
 				return nil
 			}
+			err = errors.New(resp.Status)
 		}
+		last = err
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the node is not ready after a minute; last error: %v", err)
+			return fmt.Errorf("the node is not ready after a minute; last answer: %w", last)
 		}
 	}
 }

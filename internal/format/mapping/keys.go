@@ -347,8 +347,11 @@ func needsOf(t staunch.FactType) bool {
 	return false
 }
 
+// names reports whether ref would give one.
 func (r *run) names(s *refSpec) bool {
+	r.inRef = true
 	_, _, spec := r.refParts(s)
+	r.inRef = false
 	return spec != nil
 }
 
