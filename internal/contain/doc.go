@@ -18,12 +18,31 @@
 // probe. A stage that is proven opens its verification window, or the next
 // stage, or holds.
 //
+// A realm that is down or refuses us holds up nobody else: its part is a gap
+// and is planned again, and its steps are tried again for a quarter of an hour.
+//
 // # After a crash
 //
 // A step whose intent is durable and that has no receipt may or may not have
 // been sent. This is never guessed: the target is read first, and called again
 // only where the read says that nothing happened. A commit that fails or whose
-// outcome is unknown ends the work on the case until it has been read anew.
+// outcome is unknown ends the work on the case until it has been read anew. A
+// call that changes something is made only under the case's lease, and a release
+// waits until a call without an answer cannot arrive any more.
+//
+// # Holds that cases share
+//
+// A platform hold lists the steps that made its effect, in order, whichever case
+// they belong to, and the cases that claim it. Who comes later and wants the same
+// claims it (a shared step) and waits until it is proven; when its maker fails or
+// is released before that, the case makes a step of its own. A release leaves the
+// effect to the other claims; the last one undoes all of the hold's steps, the
+// last first, each committed before the one under it. A pre-image counts only
+// while the hold on its target is as it was when the target was read. A hold that
+// was kept (irreversible, or left to a person) is shared with nobody: the next
+// case begins a hold of its own.
+//
+// A guard hold denies what its claims ask for together, and less when one goes.
 //
 // # Phases
 //
@@ -33,6 +52,9 @@
 //	                        └─► stuck ─► releasing
 //
 // A decision of a higher tier takes window and held back to open at the stage
-// that the tier asks for. A higher generation never loses to a lower one: each
+// that the tier asks for, and never takes less away than what is in force. What a
+// person has to approve waits in a case of its own beside what is in force. Every
+// phase but the last two can run out; stuck carries out what was intended and is
+// released once more by a person, who then leaves what cannot be put back. A higher generation never loses to a lower one: each
 // commit reads the case again and gives up when the generation has moved.
 package contain

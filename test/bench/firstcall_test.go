@@ -200,7 +200,7 @@ func TestFirstCall(t *testing.T) {
 			must(t, e.accuse(t.Context(), fmt.Sprintf("r%06d", i), "", token.Reveal()))
 			ack := time.Since(began)
 			id := e.spans.caseOf(staunch.Ref{Kind: staunch.KindCredential, Realm: "oauth2/bench", Scheme: "sha256", Value: token.Digest()})
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			must(t, e.spans.held(ctx, id))
 			cancel()
 			s.mu.Lock()

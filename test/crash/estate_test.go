@@ -69,6 +69,8 @@ type platform interface {
 	judge(ctx context.Context) (judgement, error)
 	// steps is how many steps the case has at least.
 	steps() int
+	// evidence is what the accusing record says beside the subject.
+	evidence() map[string]any
 }
 
 // storer is a platform that can also keep staunch's database.
@@ -83,6 +85,8 @@ var (
 )
 
 func (s *site) steps() int { return 5 } // login, sessions, grants in two databases and shared ones
+
+func (s *site) evidence() map[string]any { return nil }
 
 func (s *site) realm() (config, scheme string) {
 	return fmt.Sprintf(`platform: postgresql

@@ -82,6 +82,7 @@ product: {name: Detector, vendor_name: staunch}
 logsource: {product: crash, service: detector}
 refs:
   account: {kind: account, scheme: "@SCHEME@", from: account}
+  lease: {kind: credential, scheme: lease-id, from: lease}
 keys:
   id: id
   time: time
@@ -89,6 +90,8 @@ keys:
   outcome: success
   source_ip: client_ip
   actor: [account]
+facts:
+  - {type: credential_issued, when: {lease: {exists: true}}, subject: lease, by: account}
 ocsf:
   classes:
     - class: API Activity

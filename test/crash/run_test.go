@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -468,11 +469,13 @@ func (r *run) send(ctx context.Context, body []byte) (rep api.IngestReport, err 
 	return rep, err
 }
 
-func (r *run) record(id, account, path string) []byte {
-	b, err := json.Marshal(map[string]any{
+func (r *run) record(id, account, path string, more map[string]any) []byte {
+	rec := map[string]any{
 		"id": id, "time": time.Now().UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano), "method": "GET", "path": path,
 		"client_ip": "203.0.113.66", "account": account,
-	})
+	}
+	maps.Copy(rec, more)
+	b, err := json.Marshal(rec)
 	if err != nil {
 		panic(err) // strings always marshal
 	}
@@ -498,8 +501,8 @@ func (r *run) take(ctx context.Context, id string, body []byte) error {
 // accusing record is sent again afterwards: it must change nothing.
 func (r *run) contain(ctx context.Context) (id string, caps []string, err error) {
 	tag := fmt.Sprintf("run-%d-", r.N)
-	looked := r.record(tag+"look", "bystander", "/look")
-	stolen := r.record(tag+"theft", r.subject, "/export")
+	looked := r.record(tag+"look", "bystander", "/look", nil)
+	stolen := r.record(tag+"theft", r.subject, "/export", r.site.evidence())
 	if err := r.take(ctx, tag+"look", looked); err != nil {
 		return "", nil, err
 	}
@@ -548,7 +551,7 @@ func (r *run) contain(ctx context.Context) (id string, caps []string, err error)
 	if len(caps) == 0 {
 		return "", nil, errors.New("the case took no caps")
 	}
-	more := r.record(tag+"more", "bystander", "/look")
+	more := r.record(tag+"more", "bystander", "/look", nil)
 	if err := r.take(ctx, tag+"more", more); err != nil {
 		return "", nil, err
 	}
@@ -628,7 +631,7 @@ func (r *run) afterRelease(ctx context.Context, before string) error {
 		r.wrong("what was stolen works after the release and must not")
 	}
 	tag := fmt.Sprintf("run-%d-", r.N)
-	return r.take(ctx, tag+"last", r.record(tag+"last", "bystander", "/look"))
+	return r.take(ctx, tag+"last", r.record(tag+"last", "bystander", "/look", nil))
 }
 
 func differ(a, b string) string {

@@ -4,5 +4,7 @@
 // test's process, from a configuration file as a person would write it.
 //
 // What the platforms wrote into their logs is put through the formats' own
-// conformance check at the end of each story, line by line.
+// conformance check at the end of each story, line by line. Where the environment
+// variable STAUNCH_CAPTURE names a folder, the logs are copied into it, to take
+// fixtures from.
 package e2e
