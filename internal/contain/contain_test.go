@@ -408,8 +408,23 @@ func TestExpiry(t *testing.T) {
 			r.platform.AddAccount("bob")
 			r.start()
 			p := revokeNow
-			p.Expiry, p.OnExpiry = staunch.Duration(50*time.Millisecond), tc.on
+			p.Expiry, p.OnExpiry = staunch.Duration(time.Hour), tc.on
 			con := r.open(account("bob"), staunch.TierIsolate, p, "k").Containment
+			r.await(con.ID, "held", phase(staunch.PhaseHeld))
+			if err := r.do(func(tx store.Tx) error {
+				con, err := tx.Containment(con.ID)
+				if err != nil {
+					return err
+				}
+				con.Expires = now()
+				if err := tx.PutTimer(store.Timer{ID: "con/" + con.ID, Due: now(), Kind: "containment", About: con.ID}); err != nil {
+					return err
+				}
+				return tx.PutContainment(con)
+			}); err != nil {
+				t.Fatal(err)
+			}
+			r.engine.Kick(con.ID)
 			c := r.await(con.ID, "expiry", func(c contain.Case) bool {
 				// It may run out before everything was put in force.
 				return c.Containment.Trouble != "" && c.Containment.Phase == tc.want

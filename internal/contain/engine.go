@@ -491,7 +491,9 @@ func (e *Engine) tellStalled(ctx context.Context, id string, why error) {
 		}
 		now := staunch.TimeOf(e.opt.Clock.Now())
 		con := c.Containment
-		con.Trouble, con.Changed = fmt.Sprintf("it cannot go on and is tried again: %v", why), now
+		if con.Changed = now; con.Trouble == "" {
+			con.Trouble = fmt.Sprintf("it cannot go on and is tried again: %v", why)
+		}
 		if err := tx.PutContainment(con); err != nil {
 			return err
 		}

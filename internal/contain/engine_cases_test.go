@@ -110,6 +110,12 @@ func TestExpiryWhileThePlatformIsDown(t *testing.T) {
 	if !strings.Contains(c.Containment.Trouble, "ran out") {
 		t.Errorf("trouble %q", c.Containment.Trouble)
 	}
+	// Nor is that forgotten when the platform is back.
+	r.platform.SetDown(false)
+	c = r.await(con.ID, "held", phase(staunch.PhaseHeld))
+	if !strings.Contains(c.Containment.Trouble, "ran out") {
+		t.Errorf("trouble %q once it was planned", c.Containment.Trouble)
+	}
 }
 
 // A raise by another playbook must not take back what is in force.
@@ -569,6 +575,7 @@ func TestClockJumpSuspendsExpiry(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	r.engine.Kick(con.ID)
 	r.await(con.ID, "release", phase(staunch.PhaseReleased))
 }
 

@@ -773,8 +773,8 @@ func (w *world) guardInvariants(r store.Reader, h staunch.Hold, wrong func(strin
 
 func TestInvariants(t *testing.T) {
 	checks := "25"
-	if testing.Short() {
-		checks = "10"
+	if testing.Short() || raceEnabled {
+		checks = "8"
 	}
 	if n := os.Getenv("STAUNCH_PROP_CHECKS"); n != "" {
 		checks = n

@@ -170,9 +170,15 @@ func (e *Engine) tryLater(ctx context.Context, c Case, s staunch.Step) error {
 		if !lasts || con.Trouble != "" {
 			return nil
 		}
-		con.Trouble = fmt.Sprintf("%s on %s does not get through and is tried again: %s", s.Verb, s.Target, s.Note)
+		con.Trouble = outageOf(s) + s.Note
 		return e.notices(tx, "trouble", *con, []staunch.Step{s}, now)
 	})
+}
+
+// outageOf begins what is said of a case while the step's platform cannot be
+// reached.
+func outageOf(s staunch.Step) string {
+	return fmt.Sprintf("%s on %s does not get through and is tried again: ", s.Verb, s.Target)
 }
 
 // backoff doubles from 100 ms to at most 10 s.
@@ -501,6 +507,9 @@ func (e *Engine) prove(ctx context.Context, c Case, id string, j *job) error {
 	return e.putStep(ctx, c, s, func(tx store.Tx, con *staunch.Containment, now staunch.Time) error {
 		if err := e.setHold(tx, s.Hold, staunch.HoldProven, "", now); err != nil {
 			return err
+		}
+		if strings.HasPrefix(con.Trouble, outageOf(s)) {
+			con.Trouble = ""
 		}
 		return record(tx, staunch.RecordProof, "engine", s.Containment, now, map[string]any{
 			"step": s.ID, "target": s.Target.String(), "verb": s.Verb, "how": how,

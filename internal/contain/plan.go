@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/staunch-project/staunch"
@@ -467,8 +468,8 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 			}
 		case outage != nil:
 			cur.Trouble = fmt.Sprintf("the plan is not whole yet: %v", outage)
-		case !slices.ContainsFunc(c.Steps, func(s staunch.Step) bool { return s.State == staunch.StepFailed }):
-			cur.Trouble = ""
+		case slices.ContainsFunc(planTroubles, func(p string) bool { return strings.HasPrefix(cur.Trouble, p) }):
+			cur.Trouble = "" // other trouble, such as a failed step or an expiry, is not mended by a plan
 		}
 		return record(tx, staunch.RecordPlan, "engine", cur.ID, now, map[string]any{
 			"plan": plan.ID, "stage": plan.Stage, "child": plan.Child, "tier": plan.Tier, "hash": plan.Hash,
@@ -487,6 +488,10 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 	}
 	return nil
 }
+
+// planTroubles begin what is said of a case for which no whole plan could be
+// made: one that could is the end of it.
+var planTroubles = []string{"the plan ", "it cannot go on", "nothing of it could be contained"}
 
 // guardNow puts the guard holds that the case wants on the refs, where it has
 // not all of them.

@@ -62,7 +62,10 @@ func newAuthServer(secrets map[string]string) (http.Handler, error) {
 		for _, s := range req.GetRequestedScopes() {
 			req.GrantScope(s)
 		}
-		req.GetSession().(*fosite.DefaultSession).Subject = req.GetClient().GetID()
+		session := req.GetSession().(*fosite.DefaultSession)
+		session.Subject = req.GetClient().GetID()
+		// Introspections share the session, and each would make this map.
+		session.Extra = map[string]any{}
 		resp, err := provider.NewAccessResponse(ctx, req)
 		if err != nil {
 			provider.WriteAccessError(ctx, w, req, err)

@@ -260,7 +260,6 @@ func (n *node) killed() error {
 
 // ready waits until the process answers or ends.
 func (n *node) ready(ctx context.Context, client *http.Client) error {
-	last := errors.New("it was never asked")
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if n.dead() {
 			return nil
@@ -277,9 +276,8 @@ func (n *node) ready(ctx context.Context, client *http.Client) error {
 			}
 			err = errors.New(resp.Status)
 		}
-		last = err
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the node is not ready after a minute; last answer: %w", last)
+			return fmt.Errorf("the node is not ready after a minute; last answer: %w", err)
 		}
 	}
 }
