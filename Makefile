@@ -84,7 +84,7 @@ test: ## everything but the heavy real systems: at most ten minutes on two cores
 	timeout 120 bin/staunch demo --once
 
 .PHONY: crash
-crash: prerequisites ## kill -9 the binary at every step boundary, CRASHRUNS times; go-test makes 20 runs
+crash: prerequisites ## kill -9 the binary at every step boundary, CRASHRUNS times; go-test makes 12 runs
 	STAUNCH_REQUIRE_POSTGRES=1 go test -count=1 -timeout 0 -v ./test/crash -args -runs $(CRASHRUNS) $(CRASHARGS)
 
 .PHONY: test-systems

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -194,6 +195,39 @@ func (c cases) check(req api.ContainRequest) error {
 // taken to have begun: what the subject issued in that time is derived.
 const sinceForManual = 36 * time.Hour
 
+// admitApproved reserves the places of a case that a person approved; nobody can
+// approve protection away.
+func (a *App) admitApproved(tx store.Tx, con staunch.Containment) ([]string, error) {
+	now := staunch.TimeOf(a.opt.Clock.Now())
+	res, err := a.inv.Resolve(tx, con.Subject, now)
+	if err != nil {
+		return nil, err
+	}
+	s := a.current()
+	adm, err := s.Guardrails.Admit(tx, decide.Request{
+		Decision: staunch.Decision{
+			V: staunch.Version, ID: con.ID, Subject: con.Subject, Scope: con.Subject, Identity: res.Identity,
+			Tier: con.Tier, Mode: staunch.ModeEnforce, Verdict: staunch.VerdictContain,
+		},
+		Resolution: res, Origin: staunch.OriginManual, Own: a.engine.OwnRefs(), Group: s.Bundle.Groups.Size(res.Identity), Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if adm.Verdict != staunch.VerdictContain {
+		return nil, fmt.Errorf("%w: %s: %v", staunch.ErrConflict, adm.Verdict, adm.Reasons)
+	}
+	return adm.Caps, nil
+}
+
+// inForce reports whether one of the cases is in force or coming to be: raising
+// it needs no further places.
+func inForce(open []staunch.Containment) bool {
+	return slices.ContainsFunc(open, func(c staunch.Containment) bool {
+		return c.Phase != staunch.PhaseApproval && c.Phase != staunch.PhaseReleasing
+	})
+}
+
 func (c cases) Contain(tx store.Tx, req api.ContainRequest, who string) (api.Opened, error) {
 	if err := c.check(req); err != nil {
 		return api.Opened{}, err
@@ -222,7 +256,7 @@ func (c cases) Contain(tx store.Tx, req api.ContainRequest, who string) (api.Ope
 		return api.Opened{}, err
 	}
 	adm, err := c.a.current().Guardrails.Admit(tx, decide.Request{
-		Decision: d, Resolution: res, Origin: staunch.OriginManual, Own: c.a.engine.OwnRefs(), Raise: len(open) > 0, Now: now,
+		Decision: d, Resolution: res, Origin: staunch.OriginManual, Own: c.a.engine.OwnRefs(), Raise: inForce(open), Now: now,
 	})
 	if err != nil {
 		return api.Opened{}, err

@@ -148,6 +148,7 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 		Protected: func(ref staunch.Ref) string {
 			return a.current().Guardrails.Protected(nil, ref)
 		},
+		Admit: a.admitApproved,
 	}); err != nil {
 		return nil, err
 	}

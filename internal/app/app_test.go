@@ -295,3 +295,44 @@ func TestExpiredSecretsAreShredded(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 }
+
+// TestApprovalTakesItsPlaces has a case of tolerance never wait for a person, and
+// its places reserved once it is approved.
+func TestApprovalTakesItsPlaces(t *testing.T) {
+	n := newNode(t)
+	write(t, n.dir, "identities.yaml", "v: 1\nidentities:\n  - {name: mallory, kind: service, owner: ops, tolerance: never, accounts: [\"account:json/app:name:mallory\"]}\n")
+	if _, err := n.app.Reload(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	n.post(event("1", "mallory", "dump"))
+	cs := n.cases()
+	if len(cs) != 1 || cs[0].Phase != staunch.PhaseApproval {
+		t.Fatalf("the case does not wait for a person: %+v", cs)
+	}
+	used := func() int {
+		t.Helper()
+		var c store.Cap
+		err := n.app.Store().View(t.Context(), func(r store.Reader) error {
+			var err error
+			c, err = r.Cap("open/owner/ops")
+			if errors.Is(err, staunch.ErrNotFound) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Used
+	}
+	if got := used(); got != 0 {
+		t.Errorf("%d places are taken before the approval", got)
+	}
+	body := fmt.Sprintf(`{"scope_hash":%q}`, cs[0].Scope.Hash())
+	if status, b := n.call(http.MethodPost, "/v1/containments/"+cs[0].ID+"/approve", n.admin, body); status != http.StatusOK {
+		t.Fatalf("approving: status %d: %s", status, b)
+	}
+	if got := used(); got != 1 {
+		t.Errorf("%d places are taken after the approval, want 1", got)
+	}
+}

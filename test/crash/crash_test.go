@@ -24,7 +24,7 @@ import (
 )
 
 var (
-	runs     = flag.Int("runs", 20, "how many runs to make")
+	runs     = flag.Int("runs", 12, "how many runs to make")
 	lanes    = flag.Int("lanes", 4, "how many runs to make at once")
 	seedFlag = flag.Uint64("seed", 0, "the seed of what is crashed when; 0 takes one from the clock")
 	only     = flag.String("only", "", "crash at points that contain this text alone")

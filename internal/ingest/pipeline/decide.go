@@ -235,7 +235,9 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, no
 	if err != nil {
 		return nil, err
 	}
-	raise := slices.ContainsFunc(open, func(c staunch.Containment) bool { return c.Phase != staunch.PhaseReleasing })
+	raise := slices.ContainsFunc(open, func(c staunch.Containment) bool {
+		return c.Phase != staunch.PhaseReleasing && c.Phase != staunch.PhaseApproval
+	})
 	a, err := p.rails.Load().Admit(tx, decide.Request{
 		Decision: *d, Resolution: res, Origin: staunch.OriginPolicy, Own: p.own(), Raise: raise,
 		Group: b.Groups.Size(res.Identity), Now: now,
