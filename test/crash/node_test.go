@@ -311,7 +311,17 @@ func (n *node) open(ctx context.Context, sqlite string) (store.Store, error) {
 	if n.postgres != "" {
 		return sqlstore.OpenPostgres(ctx, staunch.NewSecret(n.postgres), o)
 	}
-	return sqlstore.OpenSQLite(ctx, sqlite, o)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(pollEvery) {
+		st, err := sqlstore.OpenSQLite(ctx, sqlite, o)
+		if err == nil {
+			return st, nil
+		}
+		// Another lane that is just starting a process has, until that process runs,
+		// a copy of every descriptor, and with it of a lock that was let go of here.
+		if !errors.Is(err, staunch.ErrConflict) || time.Now().After(deadline) {
+			return nil, err
+		}
+	}
 }
 
 // autopsy is staunch's database as a dead process left it. On SQLite it is a
