@@ -97,7 +97,7 @@ type Realm struct {
 	Mode *staunch.Mode `yaml:"mode" json:"mode,omitempty"`
 	// DryRun has the connector read and never write.
 	DryRun bool `yaml:"dry_run" json:"dry_run,omitempty"`
-	// RatePerSecond bounds calls; 0 gives 50.
+	// RatePerSecond bounds calls; 0 gives 200.
 	RatePerSecond float64 `yaml:"rate_per_second" json:"rate_per_second,omitempty"`
 	// Connector is decoded by the connector.
 	Connector yaml.Node `yaml:"connector" json:"-"`
@@ -186,7 +186,9 @@ const (
 	DefaultSkew     = 5 * time.Minute
 	DefaultLateness = time.Hour
 	DefaultStale    = 10 * time.Second
-	DefaultRate     = 50
+	// DefaultRate is calls a second: a containment takes about twenty on a platform
+	// with several databases.
+	DefaultRate = 200
 	// maxConfigBytes bounds a configuration file.
 	maxConfigBytes = 4 << 20
 )
