@@ -477,6 +477,7 @@ func TestDiscovery(t *testing.T) {
 		}
 	}
 	// A failure is not kept.
+	body.Store("<html>")
 	c = conn()
 	if _, err := c.Read(t.Context(), target(stolen), false); err == nil {
 		t.Error("no error")
