@@ -60,15 +60,6 @@ type bench struct {
 	decisions []staunch.Decision
 }
 
-// BenchOptions say how a replay decides.
-type BenchOptions struct {
-	// Mode is the engine's mode; the default, enforce, shows what would be
-	// contained.
-	Mode staunch.Mode
-	// Guardrails takes the place of the configured ones.
-	Guardrails *decide.Guardrails
-}
-
 func newBench(ctx context.Context, s *app.Setup, mode staunch.Mode) (_ *bench, err error) {
 	b := &bench{clock: &clock{}}
 	if b.dir, err = os.MkdirTemp("", "staunch-replay-"); err != nil {
