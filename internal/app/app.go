@@ -69,6 +69,7 @@ type App struct {
 	modes    map[string]staunch.Mode
 	metrics  *prometheus.Registry
 	listener net.Listener
+	warmers  []connector.Warmer
 	closers  []func()
 
 	mu    sync.RWMutex
@@ -273,6 +274,9 @@ func (a *App) connect() error {
 			return fmt.Errorf("%s: %w", a.cfg.PlaceOf(r), err)
 		}
 		a.closers = append(a.closers, func() { _ = c.Close() }) // nothing of ours is lost by it
+		if w, ok := c.(connector.Warmer); ok {
+			a.warmers = append(a.warmers, w)
+		}
 		mode := staunch.ModeEnforce
 		if r.Mode != nil {
 			mode = *r.Mode
@@ -393,6 +397,9 @@ func (a *App) Start(ctx context.Context) error {
 	a.wg.Go(func() { a.guard.Follow(run) })
 	a.wg.Go(func() { a.notify.Run(run) })
 	a.wg.Go(func() { a.refresh(run) })
+	for _, w := range a.warmers {
+		a.wg.Go(func() { a.keepWarm(run, w) })
+	}
 	for _, c := range a.cfg.Sources {
 		if c.Tail == nil {
 			continue
@@ -440,6 +447,26 @@ func (a *App) refresh(ctx context.Context) {
 			if err := a.shredExpired(ctx); err != nil && ctx.Err() == nil {
 				a.opt.Log.Error("shredding secrets that ran out", "error", err)
 			}
+		}
+	}
+}
+
+// warmEvery is how often connectors get ready ahead.
+const warmEvery = time.Minute
+
+func (a *App) keepWarm(ctx context.Context, w connector.Warmer) {
+	t := time.NewTicker(warmEvery)
+	defer t.Stop()
+	for {
+		within, cancel := context.WithTimeout(ctx, warmEvery/2)
+		if err := w.Warm(within); err != nil && ctx.Err() == nil {
+			a.opt.Log.Debug("a connector is not ready ahead", "error", err)
+		}
+		cancel()
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
 		}
 	}
 }

@@ -72,6 +72,15 @@ type Own interface {
 	OwnRefs(ctx context.Context) ([]staunch.Ref, error)
 }
 
+// Warmer is a connector that can get ready ahead: what takes long to set up,
+// such as a connection, is best there before it is needed.
+type Warmer interface {
+	// Warm sets up what the first calls would have to wait for. It is called at
+	// the start and from time to time, changes nothing on the platform, and its
+	// errors mean only that the first call will wait.
+	Warm(ctx context.Context) error
+}
+
 // Description declares what a connector can do.
 type Description struct {
 	// Platform is the connector's name ("postgresql").
@@ -156,6 +165,10 @@ type Expansion struct {
 type Action struct {
 	Target staunch.Target
 	Verb   staunch.Verb
+	// State, when not nil, is what Read would have returned while Expand ran,
+	// without proof: an expansion that has read all of a target anyway saves core
+	// the read before the intent.
+	State *staunch.State
 }
 
 // Probe is what trying found.

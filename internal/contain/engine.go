@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/staunch-project/staunch"
@@ -93,7 +95,9 @@ type Engine struct {
 	timers  map[string]alarm
 	// failures counts the failures in a row of a case.
 	failures map[string]int
-	wg       sync.WaitGroup
+	// urgent counts the urgent actions that are being carried out.
+	urgent atomic.Int64
+	wg     sync.WaitGroup
 
 	clock clockWatch
 }
@@ -111,6 +115,10 @@ type job struct {
 	fresh map[string]bool
 	// leased is when the commit began that renewed the case's lease last.
 	leased time.Time
+	// known is the case as this process's last commit left it, nil where it has
+	// to be read. What others change meanwhile is noticed by a kick, by the next
+	// commit, which reads the case again, and before anything is waited for.
+	known *Case
 }
 
 // New returns an engine that does nothing until Start.
@@ -414,9 +422,15 @@ func (e *Engine) runCase(ctx context.Context, id string) {
 	failures := 0
 	for ctx.Err() == nil {
 		e.mu.Lock()
+		if j.again {
+			j.known = nil
+		}
 		j.again = false
 		e.mu.Unlock()
 		wait, err := e.step(ctx, id, j)
+		if err != nil {
+			e.forget(j)
+		}
 		var w *errWait
 		switch {
 		case errors.As(err, &w):
@@ -540,15 +554,16 @@ func ReadCase(r store.Reader, id string) (Case, error) {
 // step carries out one action. It returns when to look again: negative is at
 // once, 0 is when kicked.
 func (e *Engine) step(ctx context.Context, id string, j *job) (staunch.Time, error) {
-	c, err := e.load(ctx, id)
-	if errors.Is(err, staunch.ErrNotFound) {
-		return 0, fmt.Errorf("%w: %w", errGone, err)
-	}
+	c, read, err := e.caseOf(ctx, id, j)
 	if err != nil {
 		return 0, err
 	}
 	now := staunch.TimeOf(e.opt.Clock.Now())
 	a := Advance(c, e.spec, j.fresh, now)
+	if a.Kind == DoNothing && !read {
+		e.forget(j)
+		return -1, nil // waiting is for what the store says
+	}
 	if a.Kind == DoExpire {
 		// No expiry by a clock that jumped, even if nobody has seen it jump yet.
 		e.checkClock(ctx)
@@ -561,6 +576,13 @@ func (e *Engine) step(ctx context.Context, id string, j *job) (staunch.Time, err
 	if a.Kind == DoNothing {
 		return a.At, nil
 	}
+	if a.Kind == DoProve && e.urgent.Load() > 0 && proofCanWait(c, a.Step, now) {
+		return now.Add(proofPause), nil
+	}
+	if urgent(a.Kind) {
+		e.urgent.Add(1)
+		defer e.urgent.Add(-1)
+	}
 	began := e.opt.Clock.Now()
 	crashpoint.At("begin", string(a.Kind))
 	err = e.do(ctx, c, a, j)
@@ -572,6 +594,49 @@ func (e *Engine) step(ctx context.Context, id string, j *job) (staunch.Time, err
 		return 0, fmt.Errorf("%s %s: %w", a.Kind, a.Step, err)
 	}
 	return -1, nil
+}
+
+// caseOf returns the case as it is known, or else as the store has it; read
+// tells which.
+func (e *Engine) caseOf(ctx context.Context, id string, j *job) (c Case, read bool, err error) {
+	e.mu.Lock()
+	known := j.known
+	e.mu.Unlock()
+	if known != nil {
+		return *known, false, nil
+	}
+	c, err = e.load(ctx, id)
+	if errors.Is(err, staunch.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", errGone, err)
+	}
+	return c, true, err
+}
+
+func (e *Engine) forget(j *job) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	j.known = nil
+}
+
+// urgent reports whether an action takes access away: everything else waits for
+// those when many cases are under work at once.
+func urgent(k ActionKind) bool {
+	switch k {
+	case DoPlan, DoApply, DoLook, DoSweep:
+		return true
+	}
+	return false
+}
+
+// A proof waits for urgent actions of other cases, in pauses, but not for long.
+const (
+	proofPause    = 10 * time.Millisecond
+	proofPatience = time.Second
+)
+
+func proofCanWait(c Case, step string, now staunch.Time) bool {
+	s, err := findStep(c, step)
+	return err == nil && now.Sub(s.Applied) < proofPatience
 }
 
 func (e *Engine) do(ctx context.Context, c Case, a Action, j *job) error {
@@ -624,7 +689,9 @@ func specFor(d connector.Description, v staunch.Verb, t staunch.Target) (connect
 // the generation that the work was begun under; it renews the lease with it.
 func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *staunch.Containment) error) error {
 	began := time.Now()
-	err := e.opt.Store.Update(ctx, func(tx store.Tx) error {
+	var after *Case
+	err := e.opt.Store.Update(ctx, func(stx store.Tx) error {
+		tx := &noting{Tx: stx, id: c.Containment.ID}
 		con, err := tx.Containment(c.Containment.ID)
 		if err != nil {
 			return err
@@ -645,17 +712,69 @@ func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *s
 			return err
 		}
 		crashpoint.Here("commit.before")
+		after = tx.over(c, con)
 		return e.putTimer(tx, con)
 	})
 	crashpoint.Here("commit.after")
 	if err == nil {
 		e.mu.Lock()
 		if j := e.running[c.Containment.ID]; j != nil {
-			j.leased = began
+			j.leased, j.known = began, after
 		}
 		e.mu.Unlock()
 	}
 	return err
+}
+
+// noting notes what a transaction writes of a case.
+type noting struct {
+	store.Tx
+	id    string
+	steps []staunch.Step
+	holds []staunch.Hold
+}
+
+func (n *noting) PutStep(s staunch.Step) error {
+	err := n.Tx.PutStep(s)
+	if err == nil && s.Containment == n.id {
+		n.steps = append(n.steps, s)
+	}
+	return err
+}
+
+func (n *noting) PutHold(h staunch.Hold) (staunch.Hold, error) {
+	h, err := n.Tx.PutHold(h)
+	if err == nil {
+		n.holds = append(n.holds, h)
+	}
+	return h, err
+}
+
+// over returns the case c with what was written put over it, nil where the order
+// of its steps would have to be asked for.
+func (n *noting) over(c Case, con staunch.Containment) *Case {
+	out := Case{Containment: con, Steps: slices.Clone(c.Steps), Holds: slices.Clone(c.Holds)}
+	for _, s := range n.steps {
+		i := slices.IndexFunc(out.Steps, func(o staunch.Step) bool { return o.ID == s.ID })
+		switch {
+		case i >= 0:
+			out.Steps[i] = s
+		case len(c.Steps) > 0:
+			return nil
+		default:
+			out.Steps = append(out.Steps, s) // a first plan's, in their order
+		}
+	}
+	for _, h := range n.holds {
+		i := slices.IndexFunc(out.Holds, func(o staunch.Hold) bool { return o.ID == h.ID })
+		switch {
+		case i >= 0:
+			out.Holds[i] = h
+		case slices.Contains(h.Claims, n.id):
+			out.Holds = append(out.Holds, h)
+		}
+	}
+	return &out
 }
 
 // holdLease has the case's lease last for one more call before a call that

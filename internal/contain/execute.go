@@ -40,25 +40,33 @@ var errLost = errors.New("the pre-image is lost")
 // being touched: it is looked at again for each call, by all that is known of
 // the target now (invariant I5).
 func (e *Engine) intent(ctx context.Context, s staunch.Step) (in staunch.Intent, why string, err error) {
-	in = s.Intent
-	var blob []byte
 	err = e.opt.Store.View(ctx, func(r store.Reader) error {
-		res, err := e.opt.Lineage.Resolve(r, s.Target.Ref, staunch.TimeOf(e.opt.Clock.Now()))
-		if err != nil {
-			return err
-		}
-		res.Ref = s.Target.Ref
-		if why = e.barred(res); why != "" {
-			return nil
-		}
-		blob, err = r.Sealed(s.PreImage)
-		if errors.Is(err, staunch.ErrNotFound) {
-			return fmt.Errorf("%w: %w", errLost, err)
-		}
+		in, why, err = e.readIntent(r, s, map[staunch.Ref]staunch.Resolution{})
 		return err
 	})
-	if err != nil || why != "" {
-		return in, why, wrapped(err, "reading the pre-image of", s)
+	return in, why, err
+}
+
+// readIntent is intent on a snapshot. known keeps what was resolved there.
+func (e *Engine) readIntent(r store.Reader, s staunch.Step, known map[staunch.Ref]staunch.Resolution) (in staunch.Intent, why string, err error) {
+	in = s.Intent
+	res, ok := known[s.Target.Ref]
+	if !ok {
+		if res, err = e.opt.Lineage.Resolve(r, s.Target.Ref, staunch.TimeOf(e.opt.Clock.Now())); err != nil {
+			return in, "", wrapped(err, "resolving", s)
+		}
+		known[s.Target.Ref] = res
+	}
+	res.Ref = s.Target.Ref
+	if why = e.barred(res); why != "" {
+		return in, why, nil
+	}
+	blob, err := r.Sealed(s.PreImage)
+	if errors.Is(err, staunch.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", errLost, err)
+	}
+	if err != nil {
+		return in, "", wrapped(err, "reading the pre-image of", s)
 	}
 	plain, err := e.opt.Sealer.Unseal(s.PreImage, blob)
 	if err == nil {
@@ -79,17 +87,114 @@ func wrapped(err error, doing string, s staunch.Step) error {
 }
 
 // apply calls the platform for a step whose intent is durable (invariant I3),
-// reads the target back, and commits receipt and post-image.
+// and for those after it on the same realm that nobody has called either, one
+// after the other: each is called and read back before the next, and what came
+// of them is committed together. Who takes up the case after a crash looks at
+// each of them first.
 func (e *Engine) apply(ctx context.Context, c Case, id string, j *job) error {
-	s, err := findStep(c, id)
+	first, err := findStep(c, id)
 	if err != nil {
 		return err
 	}
-	conn, err := e.connectorOf(s)
+	conn, err := e.connectorOf(first)
 	if err != nil {
-		return e.failed(ctx, c, s, err.Error(), !j.fresh[id])
+		return e.failed(ctx, c, first, err.Error(), !j.fresh[id])
 	}
-	return e.call(ctx, c, s, conn, j)
+	run, err := e.run(ctx, c, first, j.fresh)
+	if err != nil {
+		return err
+	}
+	if len(run) <= 1 {
+		return e.call(ctx, c, first, conn, j)
+	}
+	var done []applied
+	var broken func() error // what is left to be said of the step that ended the run
+	for _, r := range run {
+		if err := e.holdLease(ctx, c); err != nil {
+			broken = func() error { return err }
+			break
+		}
+		s, began := r.step, e.opt.Clock.Now()
+		r.in.Deadline = staunch.TimeOf(began.Add(e.opt.CallTimeout))
+		delete(j.fresh, s.ID) // from here on it may have been sent
+		if err := e.send(ctx, &s, conn, r.in); err != nil {
+			broken = func() error { return e.applyFailed(ctx, c, s, err, false, j) }
+			break
+		}
+		st, err := e.readAfter(ctx, s, conn)
+		if err != nil {
+			broken = func() error { return e.readFailed(ctx, c, s, err) }
+			break
+		}
+		if !conn.Matches(s.Intent.Expected, st) {
+			broken = func() error { return e.noEffect(ctx, c, s, st) }
+			break
+		}
+		a, err := e.after(s, conn, st)
+		if err != nil {
+			return err
+		}
+		a.began = began
+		done = append(done, a)
+	}
+	if len(done) > 0 {
+		if err := e.wereRead(ctx, c, done); err != nil {
+			return err
+		}
+		if e.opt.Observer != nil {
+			for _, a := range done[1:] {
+				e.opt.Observer.Observe(c.Containment.ID, DoApply, a.step.ID, a.began, e.opt.Clock.Now(), nil)
+			}
+		}
+	}
+	if broken != nil {
+		return broken()
+	}
+	return nil
+}
+
+// applied is a step that was called and read back, not yet durable.
+type applied struct {
+	step  staunch.Step
+	post  []byte // sealed
+	began time.Time
+}
+
+// ready is a step with all that its call needs.
+type ready struct {
+	step staunch.Step
+	in   staunch.Intent
+}
+
+// run returns the steps that can be called one after the other from first on. It
+// is short of those that a wall or a lost pre-image keeps from being called, and
+// empty where first is one of them.
+func (e *Engine) run(ctx context.Context, c Case, first staunch.Step, fresh map[string]bool) ([]ready, error) {
+	var out []ready
+	err := e.opt.Store.View(ctx, func(r store.Reader) error {
+		out = out[:0]
+		known := map[staunch.Ref]staunch.Resolution{}
+		now := staunch.TimeOf(e.opt.Clock.Now())
+		at := slices.IndexFunc(c.Steps, func(s staunch.Step) bool { return s.ID == first.ID })
+		for _, s := range c.Steps[at:] {
+			if s.Target.Ref.Realm != first.Target.Ref.Realm || !calling(s.State) {
+				continue
+			}
+			if s.State != staunch.StepIntended || !fresh[s.ID] || s.NotBefore > now {
+				return nil
+			}
+			in, why, err := e.readIntent(r, s, known)
+			if errors.Is(err, errLost) || why != "" {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			out = append(out, ready{s, in})
+		}
+		return nil
+	})
+	return out, err
 }
 
 func (e *Engine) call(ctx context.Context, c Case, s staunch.Step, conn connector.Connector, j *job) error {
@@ -107,20 +212,28 @@ func (e *Engine) call(ctx context.Context, c Case, s staunch.Step, conn connecto
 		return err
 	}
 	delete(j.fresh, s.ID) // from here on it may have been sent
+	if err := e.send(ctx, &s, conn, in); err != nil {
+		return e.applyFailed(ctx, c, s, err, sent, j)
+	}
+	return e.readBack(ctx, c, s, conn)
+}
+
+// send makes a step's call and notes its receipt in the step.
+func (e *Engine) send(ctx context.Context, s *staunch.Step, conn connector.Connector, in staunch.Intent) error {
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
+	defer cancel()
 	crashpoint.Here("apply.call")
 	receipt, err := conn.Apply(cctx, in)
 	crashpoint.Here("apply.called")
-	cancel()
 	s.Attempts++
 	if err != nil {
-		return e.applyFailed(ctx, c, s, err, sent, j)
+		return err
 	}
 	if receipt.At == 0 {
 		receipt.At = staunch.TimeOf(e.opt.Clock.Now())
 	}
 	s.Receipt, s.Applied, s.State = &receipt, receipt.At, staunch.StepApplied
-	return e.readBack(ctx, c, s, conn)
+	return nil
 }
 
 // applyFailed commits what became of a call that failed; sent says that an
@@ -235,17 +348,27 @@ func (e *Engine) readFailed(ctx context.Context, c Case, s staunch.Step, err err
 // readBack reads the target after a call and commits what it found together
 // with the receipt.
 func (e *Engine) readBack(ctx context.Context, c Case, s staunch.Step, conn connector.Connector) error {
-	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
-	st, err := conn.Read(cctx, s.Target, false)
-	crashpoint.Here("apply.read")
-	cancel()
+	st, err := e.readAfter(ctx, s, conn)
 	if err != nil {
 		return e.readFailed(ctx, c, s, err)
 	}
 	if conn.Matches(s.Intent.Expected, st) {
 		return e.wasRead(ctx, c, s, conn, st)
 	}
-	// The platform may need a moment, or somebody worked against us.
+	return e.noEffect(ctx, c, s, st)
+}
+
+func (e *Engine) readAfter(ctx context.Context, s staunch.Step, conn connector.Connector) (staunch.State, error) {
+	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
+	defer cancel()
+	st, err := conn.Read(cctx, s.Target, false)
+	crashpoint.Here("apply.read")
+	return st, err
+}
+
+// noEffect commits a step whose call shows no effect, to be looked at again: the
+// platform may need a moment, or somebody worked against us.
+func (e *Engine) noEffect(ctx context.Context, c Case, s staunch.Step, st staunch.State) error {
 	s.Note = "after the call: " + st.Summary
 	if s.Attempts >= MaxAttempts {
 		return e.failed(ctx, c, s, "it did not take effect: "+st.Summary, true)
@@ -256,6 +379,15 @@ func (e *Engine) readBack(ctx context.Context, c Case, s staunch.Step, conn conn
 
 // wasRead commits a step whose read agrees; it is to be swept and proven next.
 func (e *Engine) wasRead(ctx context.Context, c Case, s staunch.Step, conn connector.Connector, st staunch.State) error {
+	a, err := e.after(s, conn, st)
+	if err != nil {
+		return err
+	}
+	return e.wereRead(ctx, c, []applied{a})
+}
+
+// after makes what is to be committed of a step whose read agrees.
+func (e *Engine) after(s staunch.Step, conn connector.Connector, st staunch.State) (applied, error) {
 	now := staunch.TimeOf(e.opt.Clock.Now())
 	s.State, s.Note, s.After = staunch.StepRead, "", st.Summary
 	if s.Applied == 0 {
@@ -271,24 +403,40 @@ func (e *Engine) wasRead(ctx context.Context, c Case, s staunch.Step, conn conne
 	}
 	body, err := json.Marshal(st)
 	if err != nil {
-		return fmt.Errorf("encoding the post-image of %s: %w", s.Target, err)
+		return applied{}, fmt.Errorf("encoding the post-image of %s: %w", s.Target, err)
 	}
 	s.PostImage, s.PostImageDigest = "post/"+s.ID, staunch.Digest(st.Body)
 	blob, err := e.opt.Sealer.Seal(s.PostImage, body)
 	if err != nil {
-		return fmt.Errorf("sealing the post-image of %s: %w", s.Target, err)
+		return applied{}, fmt.Errorf("sealing the post-image of %s: %w", s.Target, err)
 	}
-	return e.putStep(ctx, c, s, func(tx store.Tx, _ *staunch.Containment, now staunch.Time) error {
-		if err := tx.PutSealed(s.PostImage, blob); err != nil {
-			return err
+	return applied{step: s, post: blob}, nil
+}
+
+// wereRead commits receipts and post-images.
+func (e *Engine) wereRead(ctx context.Context, c Case, done []applied) error {
+	return e.commit(ctx, c, func(tx store.Tx, con *staunch.Containment) error {
+		now := staunch.TimeOf(e.opt.Clock.Now())
+		for _, a := range done {
+			s := a.step
+			s.Generation = con.Generation
+			if err := tx.PutStep(s); err != nil {
+				return err
+			}
+			if err := tx.PutSealed(s.PostImage, a.post); err != nil {
+				return err
+			}
+			if err := e.setHold(tx, s.Hold, staunch.HoldInForce, "", now); err != nil {
+				return err
+			}
+			if err := record(tx, staunch.RecordReceipt, "engine", s.Containment, now, map[string]any{
+				"step": s.ID, "target": s.Target.String(), "verb": s.Verb, "receipt": s.Receipt,
+				"post_image": s.PostImageDigest, "after": s.After, "attempts": s.Attempts,
+			}); err != nil {
+				return err
+			}
 		}
-		if err := e.setHold(tx, s.Hold, staunch.HoldInForce, "", now); err != nil {
-			return err
-		}
-		return record(tx, staunch.RecordReceipt, "engine", s.Containment, now, map[string]any{
-			"step": s.ID, "target": s.Target.String(), "verb": s.Verb, "receipt": s.Receipt,
-			"post_image": s.PostImageDigest, "after": s.After, "attempts": s.Attempts,
-		})
+		return nil
 	})
 }
 

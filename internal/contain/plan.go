@@ -36,6 +36,8 @@ type Draft struct {
 	barred map[staunch.Ref]bool
 	// more says that a quick answer left something out for a child plan.
 	more bool
+	// seq is the hold sequence before anything was asked of a platform.
+	seq int64
 	// held has the hold that was active on each target when it was read.
 	held map[string]version
 	// outage has what could not be asked or read now, refusal what never can.
@@ -66,6 +68,8 @@ type DraftItem struct {
 	Intent    staunch.Intent     `json:"intent"`
 	Spec      connector.VerbSpec `json:"-"`
 	Before    staunch.State      `json:"-"`
+	// Read says that Expand has read Before.
+	Read bool `json:"-"`
 	// Found is the pre-image's summary.
 	Found string `json:"found"`
 }
@@ -92,6 +96,10 @@ func (e *Engine) draft(ctx context.Context, c Case) (Draft, error) {
 		now := staunch.TimeOf(e.opt.Clock.Now())
 		known = map[staunch.Ref]staunch.Resolution{}
 		d.Derived, d.Gaps, d.barred = nil, nil, map[staunch.Ref]bool{}
+		var err error
+		if d.seq, err = r.HoldSeq(); err != nil {
+			return err
+		}
 		roots := slices.Clone(con.Scope.Roots)
 		for _, root := range con.Scope.Roots {
 			if root.Kind == staunch.KindIdentity {
@@ -226,6 +234,9 @@ func (e *Engine) draft(ctx context.Context, c Case) (Draft, error) {
 				continue
 			}
 			seen[key] = true
+			if a.State != nil && a.State.Target == a.Target {
+				item.Before, item.Read = *a.State, true
+			}
 			d.Items = append(d.Items, *item)
 		}
 	}
@@ -255,15 +266,25 @@ func (e *Engine) barred(res staunch.Resolution) string {
 
 // readHolds reads which holds are active on the targets, before the targets
 // are: a pre-image counts only as long as nobody of ours has changed its target.
+// What Expand has read already counts only where no hold on it has changed since.
 func (e *Engine) readHolds(ctx context.Context, d *Draft) error {
 	return e.opt.Store.View(ctx, func(r store.Reader) error {
+		since, err := r.HoldsAfter(staunch.PlanePlatform, d.seq, store.MaxPage)
+		if err != nil {
+			return err
+		}
 		d.held = map[string]version{}
-		for _, it := range d.Items {
-			h, err := r.ActiveHold(staunch.PlanePlatform, it.Intent.Target)
+		for i := range d.Items {
+			it := &d.Items[i]
+			t := it.Intent.Target
+			h, err := r.ActiveHold(staunch.PlanePlatform, t)
 			if err := ignoreNotFound(err); err != nil {
 				return err
 			}
-			d.held[it.Intent.Target.Key()] = version{h.ID, h.Seq}
+			d.held[t.Key()] = version{h.ID, h.Seq}
+			if len(since) == store.MaxPage || slices.ContainsFunc(since, func(h staunch.Hold) bool { return h.Target == t }) {
+				it.Read = false
+			}
 		}
 		return nil
 	})
@@ -345,10 +366,13 @@ func (e *Engine) readAll(ctx context.Context, d *Draft) {
 	read := func(i int) {
 		it := &d.Items[i]
 		c := e.opt.Connectors[it.Intent.Target.Ref.Realm]
-		st, err := c.Read(ctx, it.Intent.Target, false)
-		if err != nil {
-			errs[i] = fmt.Errorf("reading %s: %w", it.Intent.Target, err)
-			return
+		st := it.Before
+		if !it.Read {
+			var err error
+			if st, err = c.Read(ctx, it.Intent.Target, false); err != nil {
+				errs[i] = fmt.Errorf("reading %s: %w", it.Intent.Target, err)
+				return
+			}
 		}
 		in, err := c.Prepare(st, it.Intent.Verb)
 		if err != nil {
@@ -358,8 +382,10 @@ func (e *Engine) readAll(ctx context.Context, d *Draft) {
 		in.Target, in.Verb = it.Intent.Target, it.Intent.Verb
 		it.Intent, it.Before, it.Found = in, st, st.Summary
 	}
-	if len(d.Items) == 1 {
-		read(0)
+	if len(d.Items) == 1 || !slices.ContainsFunc(d.Items, func(it DraftItem) bool { return !it.Read }) {
+		for i := range d.Items {
+			read(i)
+		}
 	} else {
 		var wg sync.WaitGroup
 		sem := make(chan struct{}, readers)

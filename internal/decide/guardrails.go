@@ -16,7 +16,8 @@ import (
 
 // Tx is the part of store.Tx that admission needs.
 type Tx interface {
-	Breaker(scope string) (store.Breaker, error)
+	// Breakers returns every breaker that was ever opened, which are few.
+	Breakers() ([]store.Breaker, error)
 	PutBreaker(store.Breaker) error
 	Reserve(name string, limit, keep int, useKept bool) (bool, error)
 	GiveBack(name string) error
@@ -243,17 +244,15 @@ func (g *Guardrails) Admit(tx Tx, r Request) (Admission, error) {
 	sources, rules := culprits(r.Decision.Suspicion)
 	automatic := r.Origin != staunch.OriginManual
 	if automatic {
-		scopes := breakerScopes(r, sources, rules)
-		for _, scope := range scopes {
-			b, err := tx.Breaker(scope)
-			if errors.Is(err, staunch.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return Admission{}, fmt.Errorf("reading breaker %s: %w", scope, err)
-			}
-			if b.Open {
-				a.Reasons = append(a.Reasons, "the breaker "+scope+" is open: "+b.Reason)
+		breakers, err := tx.Breakers()
+		if err != nil {
+			return Admission{}, fmt.Errorf("reading the breakers: %w", err)
+		}
+		for _, scope := range breakerScopes(r, sources, rules) {
+			for _, b := range breakers {
+				if b.Scope == scope && b.Open {
+					a.Reasons = append(a.Reasons, "the breaker "+scope+" is open: "+b.Reason)
+				}
 			}
 		}
 		if len(a.Reasons) > 0 {

@@ -37,11 +37,8 @@ func newLedger() *ledger {
 	return &ledger{used: map[string]int{}, most: map[string]int{}, breakers: map[string]store.Breaker{}}
 }
 
-func (l *ledger) Breaker(scope string) (store.Breaker, error) {
-	if b, ok := l.breakers[scope]; ok {
-		return b, nil
-	}
-	return store.Breaker{}, fmt.Errorf("breaker %s: %w", scope, staunch.ErrNotFound)
+func (l *ledger) Breakers() ([]store.Breaker, error) {
+	return slices.Collect(maps.Values(l.breakers)), nil
 }
 func (l *ledger) PutBreaker(b store.Breaker) error { l.breakers[b.Scope] = b; return nil }
 func (l *ledger) Reserve(name string, limit, keep int, useKept bool) (bool, error) {

@@ -23,6 +23,7 @@ var (
 	subjects = flag.Int("subjects", 0, "subjects of each platform, in place of 1,000 on PostgreSQL and 300 on the others")
 	watch    = flag.Duration("watch", 30*time.Second, "how long a contained subject is watched")
 	perWave  = flag.Int("wave", 20, "subjects that are accused and watched at once")
+	logins   = flag.Duration("logins", time.Second, "time between two new logins to PostgreSQL of one subject; each costs the server a process")
 	spread   = flag.Duration("spread", 0, "time over which the deciding records of a wave are posted; 0 posts all at once")
 	quiet    = flag.Float64("quiet", 0, "wait before each piece, at most ten minutes, until the machine's load is below this; 0 does not wait")
 )

@@ -123,6 +123,17 @@ func TestBrokenConnectorsFail(t *testing.T) {
 				return ex, err
 			}
 		}, "suspend/expand"},
+		"expand makes states up": {func(f *connectortest.Fake, b *broken) {
+			b.expand = func(ctx context.Context, r connector.ExpandRequest) (connector.Expansion, error) {
+				ex, err := f.Expand(ctx, r)
+				for i := range ex.Actions {
+					if st := ex.Actions[i].State; st != nil {
+						st.Effective = !st.Effective
+					}
+				}
+				return ex, err
+			}
+		}, "suspend/expand"},
 		"undeclared verb": {func(f *connectortest.Fake, b *broken) {
 			b.expand = func(ctx context.Context, r connector.ExpandRequest) (connector.Expansion, error) {
 				ex, err := f.Expand(ctx, r)

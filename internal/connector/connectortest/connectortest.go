@@ -685,7 +685,14 @@ func (s *suite) expand(tb testing.TB, k Case) {
 	if err != nil {
 		tb.Fatalf("expanding again: %v", err)
 	}
-	if a, b := mustJSON(tb, first.Actions), mustJSON(tb, second.Actions); a != b {
+	order := func(ex connector.Expansion) string {
+		var keys []string
+		for _, a := range ex.Actions {
+			keys = append(keys, string(a.Verb)+" "+a.Target.String())
+		}
+		return strings.Join(keys, ", ")
+	}
+	if a, b := order(first), order(second); a != b {
 		tb.Errorf("the order of actions is not stable: %s, then %s", a, b)
 	}
 	if a, b := mustJSON(tb, first.Gaps), mustJSON(tb, second.Gaps); a != b {
@@ -718,6 +725,16 @@ func (s *suite) expand(tb testing.TB, k Case) {
 		}
 		seen[key] = true
 		found = found || a.Target == sub.Target && a.Verb == k.Verb
+		if a.State == nil {
+			continue
+		}
+		st, err := c.Read(ctx, a.Target, false)
+		switch {
+		case err != nil:
+			tb.Errorf("reading %s: %v", a.Target, err)
+		case a.State.Target != a.Target || a.State.V != st.V || a.State.ReadAt == 0 || a.State.Summary != st.Summary || !c.Matches(*a.State, st) || !c.Matches(st, *a.State):
+			tb.Errorf("the state that came with %s is %s, and it reads %s", a.Target, mustJSON(tb, a.State), mustJSON(tb, st))
+		}
 	}
 	if !found {
 		tb.Errorf("%s %s is not among the actions %s", k.Verb, sub.Target, mustJSON(tb, first.Actions))

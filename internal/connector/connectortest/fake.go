@@ -252,8 +252,10 @@ func (f *Fake) Expand(ctx context.Context, req connector.ExpandRequest) (connect
 	switch {
 	case r.Realm != f.realm || a == nil || name == FakeOwn:
 	case r.Kind == staunch.KindAccount && r.Scheme == "name":
+		// It has read the one attribute already; the other is left to Read.
+		st := f.read(staunch.Target{Ref: r, Attribute: "enabled"})
 		all = append(all,
-			connector.Action{Target: staunch.Target{Ref: r, Attribute: "enabled"}, Verb: staunch.VerbSuspend},
+			connector.Action{Target: st.Target, Verb: staunch.VerbSuspend, State: &st},
 			connector.Action{Target: staunch.Target{Ref: r, Attribute: "sessions"}, Verb: staunch.VerbIsolate})
 	case r.Kind == staunch.KindSession && r.Scheme == "id" && a.sessions[r.Value]:
 		all = append(all, connector.Action{Target: staunch.Target{Ref: r, Attribute: "session"}, Verb: staunch.VerbIsolate})

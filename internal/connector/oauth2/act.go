@@ -270,9 +270,28 @@ func (c *Connector) Matches(expected, actual staunch.State) bool {
 	return expected.Exists == actual.Exists && expected.Effective == actual.Effective && bytes.Equal(expected.Body, actual.Body)
 }
 
+// sighting is an active token as Expand saw it.
+type sighting struct {
+	body tokenBody
+	at   time.Time
+}
+
+// sightingFor is how long one Apply may rely on what Expand saw. Whose token it is
+// cannot change; at worst one that has just gone is revoked once more.
+const sightingFor = 5 * time.Second
+
+// justLooked returns what Expand saw of the token a moment ago, once.
+func (c *Connector) justLooked(digest string) (tokenBody, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l, ok := c.looked[digest]
+	delete(c.looked, digest)
+	return l.body, ok && c.clock.Now().Sub(l.at) < sightingFor
+}
+
 // Apply revokes the token with the credential of the client that it was issued
-// to. It looks first: the server's answer does not tell a revocation from a
-// token that was gone.
+// to. Unless Expand has just done so, it looks first: the server's answer does
+// not tell a revocation from a token that was gone.
 func (c *Connector) Apply(ctx context.Context, in staunch.Intent) (staunch.Receipt, error) {
 	r, err := c.apply(ctx, in)
 	if err != nil {
@@ -309,12 +328,16 @@ func (c *Connector) apply(ctx context.Context, in staunch.Intent) (staunch.Recei
 	if err != nil {
 		return staunch.Receipt{}, err
 	}
-	now, body, err := c.read(ctx, in.Target, token, false)
-	switch {
-	case err != nil:
-		return staunch.Receipt{}, err
-	case !now.Effective:
-		return staunch.Receipt{Note: "nothing to do: the token is not active"}, nil
+	body, fresh := c.justLooked(in.Target.Ref.Value)
+	if !fresh {
+		var now staunch.State
+		now, body, err = c.read(ctx, in.Target, token, false)
+		switch {
+		case err != nil:
+			return staunch.Receipt{}, err
+		case !now.Effective:
+			return staunch.Receipt{Note: "nothing to do: the token is not active"}, nil
+		}
 	}
 	if why := c.protected(body); why != "" {
 		return staunch.Receipt{}, staunch.Permanent(errors.New(why))
@@ -501,7 +524,10 @@ func (c *Connector) expand(ctx context.Context, ref staunch.Ref, req connector.E
 		if b.Client != "" && as.ID != b.Client {
 			gap(fmt.Sprintf("it was issued to client %q, whose credential is not configured: whether client %q may revoke it is the server's choice", b.Client, as.ID))
 		}
-		out.Actions = append(out.Actions, connector.Action{Target: t, Verb: staunch.VerbRevoke})
+		c.mu.Lock()
+		remember(c.looked, ref.Value, sighting{b, c.clock.Now()})
+		c.mu.Unlock()
+		out.Actions = append(out.Actions, connector.Action{Target: t, Verb: staunch.VerbRevoke, State: &st})
 	}
 	return nil
 }

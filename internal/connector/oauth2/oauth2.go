@@ -120,6 +120,7 @@ type Connector struct {
 	found  *endpoints
 	owners map[string]string // a token's digest → the client that it was issued to
 	refuse map[string]time.Time
+	looked map[string]sighting // by digest
 }
 
 var (
@@ -156,7 +157,7 @@ func New(d connector.Deps) (*Connector, error) {
 	}
 	c := &Connector{
 		realm: d.Realm, cfg: cfg, clock: d.Clock, deps: d, meta: make(chan struct{}, 1),
-		owners: map[string]string{}, refuse: map[string]time.Time{},
+		owners: map[string]string{}, refuse: map[string]time.Time{}, looked: map[string]sighting{},
 	}
 	for _, cl := range []**client{&c.act, &c.proof, &c.probe} {
 		var err error

@@ -95,6 +95,10 @@ func (c *Config) validate() error {
 	return nil
 }
 
+// idleTime is how long an unused connection is kept: making one takes longer
+// than everything that is asked on it, just when there is no time.
+const idleTime = 30 * time.Minute
+
 // pool returns the pool configuration for a DSN.
 func (c *Config) pool(place string, dsn staunch.Secret, application string) (*pgxpool.Config, error) {
 	// pgx fills in a password file and service file by itself; what it says of a
@@ -108,7 +112,7 @@ func (c *Config) pool(place string, dsn staunch.Secret, application string) (*pg
 	}
 	p.MaxConns = int32(c.MaxConns) // validated to be at most 100
 	p.MinConns = 0
-	p.MaxConnIdleTime = time.Minute
+	p.MaxConnIdleTime = idleTime
 	p.ConnConfig.ConnectTimeout = c.ConnectTimeout.Std()
 	rp := p.ConnConfig.RuntimeParams
 	rp["application_name"] = application
@@ -118,6 +122,9 @@ func (c *Config) pool(place string, dsn staunch.Secret, application string) (*pg
 	rp["standard_conforming_strings"] = "on"
 	rp["statement_timeout"] = fmt.Sprint(c.StatementTimeout.Std().Milliseconds())
 	rp["idle_in_transaction_session_timeout"] = fmt.Sprint(c.StatementTimeout.Std().Milliseconds())
+	// The statements are few and the same for every role, and planning the one
+	// that reads access lists takes longer than running it.
+	rp["plan_cache_mode"] = "force_generic_plan"
 	rp["lock_timeout"] = fmt.Sprint(c.LockTimeout.Std().Milliseconds())
 	return p, nil
 }

@@ -26,11 +26,11 @@ func (x *expansion) wants(v staunch.Verb) bool {
 	return x.tiers[v] <= x.req.Tier && (len(x.req.Verbs) == 0 || slices.Contains(x.req.Verbs, v))
 }
 
-func (x *expansion) add(r staunch.Ref, attr string, v staunch.Verb) {
-	t := staunch.Target{Ref: r, Attribute: attr}
-	if key := t.Key(); x.wants(v) && !x.seen[key] {
+// add adds an action on what was just read.
+func (x *expansion) add(st staunch.State, v staunch.Verb) {
+	if key := st.Target.Key(); x.wants(v) && !x.seen[key] {
 		x.seen[key] = true
-		x.out.Actions = append(x.out.Actions, connector.Action{Target: t, Verb: v})
+		x.out.Actions = append(x.out.Actions, connector.Action{Target: st.Target, Verb: v, State: &st})
 	}
 }
 
@@ -134,9 +134,14 @@ func (c *Connector) expandBackend(ctx context.Context, q querier, x *expansion, 
 		x.gap(ref, staunch.Ref{}, "%s", why)
 		return nil
 	}
-	if !x.whole[b.OID] {
-		x.add(ref, AttrBackend, staunch.VerbIsolate)
+	if x.whole[b.OID] {
+		return nil
 	}
+	st, err := c.backendState(staunch.Target{Ref: ref, Attribute: AttrBackend}, b)
+	if err != nil {
+		return err
+	}
+	x.add(st, staunch.VerbIsolate)
 	return nil
 }
 
@@ -153,19 +158,26 @@ func (c *Connector) expandRole(ctx context.Context, q querier, x *expansion, ref
 		x.gap(ref, staunch.Ref{}, "%s", why)
 		return nil
 	}
-	x.add(ref, AttrLogin, staunch.VerbSuspend)
+	st, err := c.readLogin(staunch.Target{Ref: ref, Attribute: AttrLogin}, r)
+	if err != nil {
+		return err
+	}
+	x.add(st, staunch.VerbSuspend)
 	if x.wants(staunch.VerbRestrict) {
 		if err := c.expandGrants(ctx, q, x, ref, r); err != nil {
 			return err
 		}
 	}
-	x.add(ref, AttrSessions, staunch.VerbIsolate)
-	if x.wants(staunch.VerbIsolate) {
-		x.whole[r.oid] = true
-	}
 	list, err := backends(ctx, q, "a.usesysid = $1", r.oid)
 	if err != nil {
 		return err
+	}
+	if st, err = c.sessionsState(staunch.Target{Ref: ref, Attribute: AttrSessions}, r, list); err != nil {
+		return err
+	}
+	x.add(st, staunch.VerbIsolate)
+	if x.wants(staunch.VerbIsolate) {
+		x.whole[r.oid] = true
 	}
 	for _, b := range list {
 		f := staunch.Fact{
@@ -255,7 +267,7 @@ func (c *Connector) expandGrants(ctx context.Context, q querier, x *expansion, r
 }
 
 func (c *Connector) expandGrantsOf(x *expansion, st staunch.State) error {
-	ref, attr := st.Target.Ref, st.Target.Attribute
+	ref := st.Target.Ref
 	if !st.Exists {
 		return nil
 	}
@@ -265,7 +277,7 @@ func (c *Connector) expandGrantsOf(x *expansion, st staunch.State) error {
 	}
 	take, keep := c.split(b)
 	if len(take.Direct)+len(take.Dependent) > 0 {
-		x.add(ref, attr, staunch.VerbRestrict)
+		x.add(st, staunch.VerbRestrict)
 	}
 	var stuck, hang []string
 	for _, g := range keep.Direct {

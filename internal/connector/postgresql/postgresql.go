@@ -87,6 +87,7 @@ var (
 	_ connector.Prober    = (*Connector)(nil)
 	_ connector.Health    = (*Connector)(nil)
 	_ connector.Own       = (*Connector)(nil)
+	_ connector.Warmer    = (*Connector)(nil)
 )
 
 // Factory returns the connector's factory.
@@ -205,6 +206,54 @@ func (c *Connector) acquire(ctx context.Context, proof bool, database string) (*
 	return conn, nil
 }
 
+// Bounds of what is kept ready: all of the connections to the DSN's own database,
+// where roles and sessions are, and some to those where grants are.
+const (
+	warmDatabases = 8
+	warmEach      = 2
+)
+
+// Warm opens connections ahead. One costs the server a process, which takes
+// longer than all that is asked on it.
+func (c *Connector) Warm(ctx context.Context) error {
+	conn, err := c.acquire(ctx, false, "")
+	if err != nil {
+		return classify("connecting ahead", err, false)
+	}
+	rows, err := conn.Query(ctx, "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname <> current_database(), datname")
+	var names []string
+	if err == nil {
+		names, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	conn.Release()
+	if err != nil {
+		return classify("listing databases", err, false)
+	}
+	var errs []error
+	hold := func(proof bool, database string, n int) {
+		var held []*pgxpool.Conn
+		for range min(n, c.cfg.MaxConns) {
+			conn, err := c.acquire(ctx, proof, database)
+			if err != nil {
+				errs = append(errs, err)
+				break
+			}
+			held = append(held, conn)
+		}
+		for _, conn := range held {
+			conn.Release()
+		}
+	}
+	hold(false, "", c.cfg.MaxConns)
+	hold(true, "", warmEach)
+	names = slices.DeleteFunc(names, func(n string) bool { return !c.covers(n) })
+	for _, n := range names[:min(len(names), warmDatabases)] {
+		hold(false, n, warmEach)
+		hold(true, n, warmEach)
+	}
+	return classify("connecting ahead", errors.Join(errs...), false)
+}
+
 // within bounds ctx by the intent's deadline.
 func (c *Connector) within(ctx context.Context, in staunch.Intent) (context.Context, context.CancelFunc, error) {
 	if in.Deadline == 0 {
@@ -286,24 +335,32 @@ func (c *Connector) Read(ctx context.Context, t staunch.Target, proof bool) (sta
 		return staunch.State{}, classify(doing, err, false)
 	}
 	defer conn.Release()
-	st, err := c.read(ctx, conn, t, attr, db)
+	if attr == AttrBackend {
+		st, err := c.readBackend(ctx, conn, t)
+		return st, classify(doing, err, false)
+	}
+	st, _, err := c.read(ctx, conn, t, attr, db)
 	if err != nil {
 		return staunch.State{}, classify(doing, err, false)
 	}
 	return st, nil
 }
 
-func (c *Connector) read(ctx context.Context, q querier, t staunch.Target, attr, db string) (staunch.State, error) {
-	if attr == AttrBackend {
-		return c.readBackend(ctx, q, t)
-	}
+// read reads an attribute of a role, and the role.
+func (c *Connector) read(ctx context.Context, q querier, t staunch.Target, attr, db string) (staunch.State, role, error) {
 	r, err := readRole(ctx, q, t.Ref.Value)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return c.state(t, nil, false, "no such role")
+		st, err := c.state(t, nil, false, "no such role")
+		return st, role{}, err
 	}
 	if err != nil {
-		return staunch.State{}, err
+		return staunch.State{}, role{}, err
 	}
+	st, err := c.readOf(ctx, q, t, r, attr, db)
+	return st, r, err
+}
+
+func (c *Connector) readOf(ctx context.Context, q querier, t staunch.Target, r role, attr, db string) (staunch.State, error) {
 	switch attr {
 	case AttrLogin:
 		return c.readLogin(t, r)
@@ -505,7 +562,7 @@ func (c *Connector) transact(ctx context.Context, in staunch.Intent, t transacti
 	if _, err := conn.Exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "+locks); err != nil {
 		return false, "", fmt.Errorf("locking: %w", err)
 	}
-	now, err := c.read(ctx, conn, in.Target, t.attr, t.database)
+	now, r, err := c.read(ctx, conn, in.Target, t.attr, t.database)
 	if err != nil {
 		return false, "", fmt.Errorf("reading under the lock: %w", err)
 	}
@@ -522,10 +579,6 @@ func (c *Connector) transact(ctx context.Context, in staunch.Intent, t transacti
 	} else {
 		if c.Matches(in.Expected, now) {
 			return false, "already as wanted", nil
-		}
-		r, err := readRole(ctx, conn, in.Target.Ref.Value)
-		if err != nil {
-			return false, "", fmt.Errorf("reading the role: %w", err)
 		}
 		if why := c.protected(r); why != "" {
 			return false, "", fmt.Errorf("%w: %s", staunch.ErrForbidden, why)
@@ -555,7 +608,7 @@ func (c *Connector) transact(ctx context.Context, in staunch.Intent, t transacti
 		}
 		return false, "", err
 	}
-	after, err := c.read(ctx, conn, in.Target, t.attr, t.database)
+	after, err := c.readOf(ctx, conn, in.Target, r, t.attr, t.database)
 	if err != nil {
 		return false, "", fmt.Errorf("reading before the commit: %w", err)
 	}

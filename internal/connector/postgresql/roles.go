@@ -211,6 +211,10 @@ func (c *Connector) readSessions(ctx context.Context, q querier, t staunch.Targe
 	if err != nil {
 		return staunch.State{}, err
 	}
+	return c.sessionsState(t, r, list)
+}
+
+func (c *Connector) sessionsState(t staunch.Target, r role, list []backendBody) (staunch.State, error) {
 	b := sessionsBody{V: staunch.Version, Role: r.name, OID: r.oid, Backends: []backend{}}
 	for _, x := range list {
 		b.Backends = append(b.Backends, x.backend)
@@ -229,10 +233,14 @@ func (c *Connector) readBackend(ctx context.Context, q querier, t staunch.Target
 	}
 	for _, b := range list {
 		if b.backend == want {
-			return c.state(t, b, true, fmt.Sprintf("session of %s in %s", b.Role, b.Database))
+			return c.backendState(t, b)
 		}
 	}
 	return c.state(t, nil, false, "no such session")
+}
+
+func (c *Connector) backendState(t staunch.Target, b backendBody) (staunch.State, error) {
+	return c.state(t, b, true, fmt.Sprintf("session of %s in %s", b.Role, b.Database))
 }
 
 func prepareSessions(in *staunch.Intent, st staunch.State) error {

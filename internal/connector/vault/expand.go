@@ -66,7 +66,7 @@ func (c *Connector) Expand(ctx context.Context, req connector.ExpandRequest) (co
 	}
 	out := connector.Expansion{Facts: x.facts, Gaps: x.gaps, More: x.more}
 	for _, a := range slices.Concat(x.entities, x.tokens, x.leases, x.prefixes) {
-		if !slices.Contains(out.Actions, a) {
+		if !slices.ContainsFunc(out.Actions, func(o connector.Action) bool { return o.Target == a.Target && o.Verb == a.Verb }) {
 			out.Actions = append(out.Actions, a)
 		}
 	}
@@ -240,7 +240,7 @@ func (x *expansion) entity(ctx context.Context, ref staunch.Ref, quiet bool) err
 		return nil
 	}
 	if x.wants(staunch.VerbSuspend) {
-		x.entities = append(x.entities, connector.Action{Target: t, Verb: staunch.VerbSuspend})
+		x.entities = append(x.entities, connector.Action{Target: t, Verb: staunch.VerbSuspend, State: &st})
 	}
 	if !x.wants(staunch.VerbRevoke) {
 		return nil

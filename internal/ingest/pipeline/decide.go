@@ -9,6 +9,7 @@ import (
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/contain"
 	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/inventory"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -102,7 +103,8 @@ func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staun
 // candidates judges the accused ref and everything that it belongs to: what is
 // too little against one session may be enough against its account.
 func (p *Pipeline) candidates(tx store.Tx, b *Bundle, accused staunch.Ref, now staunch.Time) ([]judged, error) {
-	first, err := p.judge(tx, b, accused, now)
+	known := inventory.Memo(tx)
+	first, err := p.judge(tx, known, b, accused, now)
 	if err != nil || first == nil {
 		return nil, err
 	}
@@ -111,7 +113,7 @@ func (p *Pipeline) candidates(tx store.Tx, b *Bundle, accused staunch.Ref, now s
 		if slices.ContainsFunc(out, func(j judged) bool { return slices.Contains(j.res.Names, up) }) {
 			continue // another name of one that was judged
 		}
-		j, err := p.judge(tx, b, up, now)
+		j, err := p.judge(tx, known, b, up, now)
 		if err != nil {
 			return nil, err
 		}
@@ -126,13 +128,13 @@ func (p *Pipeline) candidates(tx store.Tx, b *Bundle, accused staunch.Ref, now s
 const maxEvidence = 2000
 
 // judge gathers the evidence against a ref and asks policy. It returns nil
-// where there is none.
-func (p *Pipeline) judge(r store.Reader, b *Bundle, ref staunch.Ref, now staunch.Time) (*judged, error) {
-	res, err := p.opt.Inventory.Resolve(r, ref, now)
+// where there is none. known is r, as the inventory reads it.
+func (p *Pipeline) judge(r store.Reader, known inventory.Reader, b *Bundle, ref staunch.Ref, now staunch.Time) (*judged, error) {
+	res, err := p.opt.Inventory.Resolve(known, ref, now)
 	if err != nil {
 		return nil, err
 	}
-	members, _, err := p.opt.Inventory.Within(r, ref, 0, 0)
+	members, _, err := p.opt.Inventory.Within(known, ref, 0, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +286,7 @@ func since(evidence []decide.Evidence) staunch.Time {
 // Judge says what policy makes of a ref now, and of what input, without deciding
 // anything. Without evidence the outcome is to observe.
 func (p *Pipeline) Judge(r store.Reader, ref staunch.Ref) (decide.Assessment, decide.Outcome, decide.Input, error) {
-	j, err := p.judge(r, p.Bundle(), ref, staunch.TimeOf(p.opt.Clock.Now()))
+	j, err := p.judge(r, inventory.Memo(r), p.Bundle(), ref, staunch.TimeOf(p.opt.Clock.Now()))
 	if err != nil || j == nil {
 		return decide.Assessment{Subject: ref}, decide.Outcome{V: staunch.Version, Scope: ref, Verdict: staunch.VerdictObserve}, decide.Input{}, err
 	}

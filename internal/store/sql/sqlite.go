@@ -58,9 +58,15 @@ type SQLite struct {
 	group    *group
 	lastHook chan struct{} // closed when the last transaction's OnCommit ran
 	laneNext int
-	careful  int   // how many more transactions have savepoints
-	scrub    bool  // the write-ahead log may still have what was shredded
-	broken   error // a commit failed in a way that only a new start resolves
+	// seq is the highest sequence of a hold that was given out, 0 before the
+	// first; heads has the ends of lanes. Nobody else writes, so they need not be
+	// read again until something is rolled back.
+	seq     int64
+	heads   map[string]store.Head
+	careful int      // how many more transactions have savepoints
+	scrub   bool     // the write-ahead log may still have what was shredded
+	room    *walRoom // nil for an ephemeral store
+	broken  error    // a commit failed in a way that only a new start resolves
 
 	listeners listeners
 }
@@ -110,7 +116,7 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
-	s := &SQLite{opts: opts, places: make(chan struct{}, queueBound)}
+	s := &SQLite{opts: opts, places: make(chan struct{}, queueBound), heads: map[string]store.Head{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening the store %s: %w", path, err), s.release())
@@ -165,6 +171,10 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	// log.
 	s.scrub = true
 	s.empty()
+	if !opts.Ephemeral {
+		s.room = &walRoom{path: path + "-wal"}
+		s.makeRoom()
+	}
 	return s, nil
 }
 
@@ -535,6 +545,9 @@ func (s *SQLite) settle(r *request, saved bool) {
 				return
 			}
 		}
+		if t.head != nil {
+			s.heads[t.head.Lane] = *t.head
+		}
 		g.size += t.size
 		g.shreds = g.shreds || t.shreds
 		if len(t.onCommit) > 0 || t.change != (Change{}) {
@@ -543,6 +556,7 @@ func (s *SQLite) settle(r *request, saved bool) {
 		}
 		return
 	}
+	clear(s.heads)
 	if !saved {
 		// After an error of SQLite's own, the group's transaction may be gone.
 		if t.wrote || t.broke {
@@ -569,6 +583,7 @@ func (s *SQLite) finish(err error) {
 	g := s.group
 	s.group = nil
 	if err != nil {
+		clear(s.heads)
 		// Often there is nothing left to roll back; then this fails.
 		if rerr := s.writer.run("ROLLBACK"); rerr != nil {
 			s.opts.Log.Debug("rolling back a failed group", "error", rerr)
@@ -578,12 +593,28 @@ func (s *SQLite) finish(err error) {
 	if s.scrub && s.broken == nil {
 		s.empty()
 	}
+	defer s.makeRoom() // once nobody waits for it
 	for _, r := range g.requests {
 		alone := errors.Is(err, errSpoiled) && len(g.requests) == 1 && (r.err != nil || r.panicked || r.exited)
 		if err != nil && !alone {
 			r.err, r.panicked, r.exited = err, false, false
 		}
 		close(r.done)
+	}
+}
+
+// makeRoom is for speed alone, so that a failure is only told.
+func (s *SQLite) makeRoom() {
+	if s.room == nil || s.broken != nil {
+		return
+	}
+	if err := s.room.make(); err != nil {
+		s.opts.Log.Warn("the store goes on without room in its log", "error", err)
+		errs := s.room.close()
+		s.room = nil
+		if errs != nil {
+			s.opts.Log.Debug("closing the write-ahead log", "error", errs)
+		}
 	}
 }
 
@@ -676,6 +707,9 @@ func (s *SQLite) release() error {
 	if s.readDB != nil {
 		errs = append(errs, s.readDB.Close())
 	}
+	if s.room != nil {
+		errs = append(errs, s.room.close())
+	}
 	if s.writer != nil {
 		if s.scrub && s.broken == nil {
 			s.empty()
@@ -696,13 +730,25 @@ func (s *SQLite) texts() *texts { return &s.cache }
 func (s *SQLite) lane(*tx) (string, *store.Head, error) {
 	n := s.laneNext
 	s.laneNext = (n + 1) % s.opts.Lanes
-	return s.opts.Node + "/" + strconv.Itoa(n), nil, nil
+	name := s.opts.Node + "/" + strconv.Itoa(n)
+	if h, ok := s.heads[name]; ok {
+		return name, &h, nil
+	}
+	return name, nil, nil
 }
 
 // holdSeq counts on from the highest: only one transaction writes at a time.
+// What is rolled back leaves a gap.
 func (s *SQLite) holdSeq(t *tx) (int64, error) {
-	n, err := t.HoldSeq()
-	return n + 1, err
+	if s.seq == 0 {
+		n, err := t.HoldSeq()
+		if err != nil {
+			return 0, err
+		}
+		s.seq = n
+	}
+	s.seq++
+	return s.seq, nil
 }
 
 func (s *SQLite) now(r *reader) (staunch.Time, error) { return s.Now(r.ctx) }

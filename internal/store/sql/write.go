@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -28,6 +29,7 @@ type tx struct {
 	// shreds says that something was deleted for good.
 	shreds bool
 	change Change // what listeners are to be told
+	cases  map[string]stored
 }
 
 var _ store.Tx = (*tx)(nil)
@@ -202,25 +204,74 @@ func (t *tx) PutContainment(c staunch.Containment) error {
 		return err
 	}
 	unreleased := int64(0)
-	var want []string
+	want := openRefs(c)
 	if c.Phase.Open() {
 		unreleased = 1
-		for _, key := range keysOf(append([]staunch.Ref{c.Subject}, c.Names...)) {
-			want = append(want, key[0].(string)) // keysOf makes strings
-		}
+	}
+	conflict := fmt.Errorf("putting containment %s: %w: a generation above %d is stored", c.ID, staunch.ErrConflict, c.Generation)
+	was, known := t.cases[c.ID]
+	if known && was.generation > c.Generation {
+		return conflict
 	}
 	var written int64
 	err = t.laterCounting(&written, `INSERT INTO containments (id, at, unreleased, generation, body) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (id) DO UPDATE SET at = excluded.at, unreleased = excluded.unreleased, generation = excluded.generation, body = excluded.body
 		WHERE containments.generation <= excluded.generation`, c.ID, int64(c.Opened), unreleased, c.Generation, body)
-	if err == nil {
-		err = t.putContainmentRefs(&c, want, &written)
+	if err == nil && !known {
+		was.refs, err = t.containmentRefs(c.ID)
+		if err == nil && written == 0 { // known since the query
+			return conflict
+		}
 	}
-	return wrap(err, "putting containment %s", c.ID)
+	if err == nil {
+		err = t.putContainmentRefs(c.ID, was.refs, want)
+	}
+	if err != nil {
+		return fmt.Errorf("putting containment %s: %w", c.ID, err)
+	}
+	t.note(c.ID, c.Generation, want)
+	return nil
 }
 
-func (t *tx) putContainmentRefs(c *staunch.Containment, want []string, written *int64) error {
-	id := c.ID
+// stored is what the transaction knows of a stored case: what it has read it
+// need not ask for again when it puts it.
+type stored struct {
+	generation int64
+	refs       []string
+}
+
+func (t *tx) note(id string, generation int64, refs []string) {
+	if t.cases == nil {
+		t.cases = map[string]stored{}
+	}
+	t.cases[id] = stored{generation, refs}
+}
+
+// Containment reads a case and notes what stands with it.
+func (t *tx) Containment(id string) (staunch.Containment, error) {
+	c, err := t.reader.Containment(id)
+	switch {
+	case err == nil:
+		t.note(id, c.Generation, openRefs(c))
+	case t.failed == nil && errors.Is(err, staunch.ErrNotFound):
+		t.note(id, 0, nil)
+	}
+	return c, err
+}
+
+// openRefs returns the keys under which a case is found while it is open.
+func openRefs(c staunch.Containment) []string {
+	if !c.Phase.Open() {
+		return nil
+	}
+	var out []string
+	for _, key := range keysOf(append([]staunch.Ref{c.Subject}, c.Names...)) {
+		out = append(out, key[0].(string)) // keysOf makes strings
+	}
+	return out
+}
+
+func (t *tx) containmentRefs(id string) ([]string, error) {
 	var have []string
 	err := t.query("SELECT ref FROM containment_refs WHERE containment = $1", []any{id}, func(scan func(...any) error) error {
 		var ref string
@@ -230,12 +281,10 @@ func (t *tx) putContainmentRefs(c *staunch.Containment, want []string, written *
 		have = append(have, ref)
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	if *written == 0 { // known since the query
-		return fmt.Errorf("%w: a generation above %d is stored", staunch.ErrConflict, c.Generation)
-	}
+	return have, err
+}
+
+func (t *tx) putContainmentRefs(id string, have, want []string) error {
 	for _, ref := range have {
 		if !slices.Contains(want, ref) {
 			if err := t.later("DELETE FROM containment_refs WHERE ref = $1 AND containment = $2", ref, id); err != nil {
@@ -614,18 +663,21 @@ func (t *tx) Lease(name, owner string, ttl time.Duration) (int64, bool, error) {
 	if err != nil {
 		return 0, false, fmt.Errorf("taking lease %s: %w", name, err)
 	}
-	ok, err := t.put(`INSERT INTO leases (name, owner, generation, until) VALUES ($1, $2, 1, $3)
+	var generation int64
+	t.wrote = true
+	ok, err := t.optional("lease "+name, `INSERT INTO leases (name, owner, generation, until) VALUES ($1, $2, 1, $3)
 		ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until,
 		generation = leases.generation + CASE WHEN leases.owner = excluded.owner THEN 0 ELSE 1 END
-		WHERE leases.owner = excluded.owner OR leases.until <= $4`, name, owner, int64(now.Add(ttl)), int64(now))
+		WHERE leases.owner = excluded.owner OR leases.until <= $4
+		RETURNING generation`, []any{name, owner, int64(now.Add(ttl)), int64(now)}, &generation)
 	if err != nil {
 		return 0, false, fmt.Errorf("taking lease %s: %w", name, err)
 	}
-	var generation int64
-	if err := t.one("lease "+name, "SELECT generation FROM leases WHERE name = $1", []any{name}, &generation); err != nil {
-		return 0, false, err
+	if ok {
+		return generation, true, nil
 	}
-	return generation, ok, nil
+	err = t.one("lease "+name, "SELECT generation FROM leases WHERE name = $1", []any{name}, &generation)
+	return generation, false, err
 }
 
 // ReleaseLease lets others take the lease at once. Where owner does not hold

@@ -1,0 +1,68 @@
+package inventory
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/staunch-project/staunch"
+)
+
+// Memo returns a reader that asks r each question once. It is for a few
+// questions in a row on one snapshot, between which nothing is written; it is
+// not safe for concurrent use, and its answers must not be changed.
+func Memo(r Reader) Reader {
+	return &memo{r: r, links: map[string][]staunch.Link{}, of: map[staunch.Ref]answer{}}
+}
+
+type memo struct {
+	r     Reader
+	links map[string][]staunch.Link
+	of    map[staunch.Ref]answer
+}
+
+type answer struct {
+	id  staunch.Identity
+	err error
+}
+
+func (m *memo) ask(way string, ask func([]staunch.Ref, []staunch.Rel, int) ([]staunch.Link, error), refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
+	var b strings.Builder
+	b.WriteString(way)
+	b.WriteString(strconv.Itoa(limit))
+	for _, rel := range rels {
+		b.WriteByte(0)
+		b.WriteString(string(rel))
+	}
+	for _, ref := range refs {
+		b.WriteByte(0)
+		b.WriteString(ref.Key())
+	}
+	key := b.String()
+	if l, ok := m.links[key]; ok {
+		return l, nil
+	}
+	l, err := ask(refs, rels, limit)
+	if err == nil {
+		m.links[key] = l
+	}
+	return l, err
+}
+
+func (m *memo) LinksFrom(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
+	return m.ask("from", m.r.LinksFrom, refs, rels, limit)
+}
+
+func (m *memo) LinksTo(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
+	return m.ask("to", m.r.LinksTo, refs, rels, limit)
+}
+
+func (m *memo) Identity(name string) (staunch.Identity, error) { return m.r.Identity(name) }
+
+func (m *memo) IdentityOf(ref staunch.Ref) (staunch.Identity, error) {
+	a, ok := m.of[ref]
+	if !ok {
+		a.id, a.err = m.r.IdentityOf(ref)
+		m.of[ref] = a
+	}
+	return a.id, a.err
+}
