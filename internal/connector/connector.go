@@ -156,6 +156,10 @@ type Expansion struct {
 type Action struct {
 	Target staunch.Target
 	Verb   staunch.Verb
+	// Probe, where there is one, names the sealed secret that a probe of the
+	// target shows to the platform. It is kept with the intent, so that a probe
+	// after a restart has it too.
+	Probe staunch.Ref
 }
 
 // Probe is what trying found.
