@@ -123,7 +123,7 @@ func pair(t *testing.T) (a, b *node) {
 			"staunch.yaml": "v: 1\nmode: enforce\nnode: " + name + "\nlisten: \"@LISTEN@\"\npostgres_url: \"" + dsn + "\"\nrules: [rules]\n" +
 				"metrics_open: true\n" +
 				"sources:\n  - {name: app, format: json, realm: json/app, ceiling: revoke}\n" +
-				"guard: {stale_after: 3s, subjects: [{type: user, kind: account, realm: json/app, scheme: name}]}\n",
+				"guard: {subjects: [{type: user, kind: account, realm: json/app, scheme: name}]}\n",
 			"rules/dump.yaml": rule("dump"),
 		}
 	}

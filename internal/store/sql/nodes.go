@@ -74,6 +74,8 @@ func (t *tx) checkBundle() error {
 	switch {
 	case t.failed != nil:
 		return t.failed
+	case t.bundle.rows == 0: // it was, when it was asked
+		return nil
 	case errors.Is(err, staunch.ErrNotFound), err == nil && active == t.bundle.hash:
 		t.bundle.rows = 0
 		return nil
