@@ -158,6 +158,9 @@ type Playbook struct {
 	Widest Kind `json:"widest,omitempty" yaml:"widest"`
 	// MostTargets bounds the explicit targets; 0 gives the default of 50.
 	MostTargets int `json:"most_targets,omitempty" yaml:"most_targets"`
+	// ScopeFor is how long what is found derived later may be contained without a
+	// new decision; 0 is as long as the case lasts.
+	ScopeFor Duration `json:"scope_for,omitempty" yaml:"scope_for"`
 }
 
 // OnExpiry says what happens when a case runs out.
@@ -364,6 +367,9 @@ type Intent struct {
 	Reversibility Reversibility `json:"reversibility"`
 	// Revives says that undoing it brings a possibly stolen secret back to life.
 	Revives bool `json:"revives,omitempty"`
+	// Probe names the sealed secret that a probe shows to the platform, as the
+	// thief would; zero where there is none.
+	Probe Ref `json:"probe,omitzero"`
 	// Params is the connector's own; no secrets.
 	Params json.RawMessage `json:"params,omitempty"`
 	// Expected is the state that the call should bring about.

@@ -291,6 +291,9 @@ func checkContain(req ContainRequest) error {
 	if req.Expiry < 0 || req.Expiry.Std() > maxDuration {
 		return place("expiry", "must be more than zero and at most ten years")
 	}
+	if req.ScopeFor < 0 || req.ScopeFor.Std() > maxDuration {
+		return place("scope_for", "must be more than zero and at most ten years")
+	}
 	_, err := words("reason", req.Reason)
 	return err
 }

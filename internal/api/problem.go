@@ -14,6 +14,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/auth"
+	"github.com/staunch-project/staunch/internal/store"
 )
 
 // Problem is how every error is answered: RFC 9457 problem details with what
@@ -135,6 +136,9 @@ func problemOf(err error) *Problem {
 		return newProblem(http.StatusRequestEntityTooLarge, CodeTooLarge, message(err))
 	case errors.Is(err, staunch.ErrOverloaded):
 		return newProblem(http.StatusTooManyRequests, CodeOverloaded, message(err)).header("Retry-After", "1").hint("try again after a second")
+	case errors.Is(err, store.ErrBundle):
+		return newProblem(http.StatusServiceUnavailable, CodeUnavailable, message(err)).header("Retry-After", "2").
+			hint("this node does not decide: ask another node, give this one the same files, or reload here to activate its own")
 	case errors.Is(err, staunch.ErrCommitUnknown):
 		return newProblem(http.StatusServiceUnavailable, CodeCommitUnknown, "whether this was committed is not known").
 			header("Retry-After", "1").hint("send it again: it takes effect once at most")

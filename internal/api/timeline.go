@@ -138,6 +138,8 @@ func tell(r staunch.Record) (kind, text string) {
 		Channel   string           `json:"channel"`
 		Error     string           `json:"error"`
 		Trouble   string           `json:"trouble"`
+		Guards    []string         `json:"guards"`
+		Target    string           `json:"target"`
 	}
 	// A body of another shape is told by its kind alone.
 	_ = json.Unmarshal(r.Body, &b)
@@ -167,6 +169,10 @@ func tell(r staunch.Record) (kind, text string) {
 			return momentRelease, fmt.Sprintf("%s: %s%s", orElse(b.Request, "release"), b.Release.Reason, how)
 		}
 		return momentRelease, "released"
+	case staunch.RecordProof:
+		if len(b.Guards) > 0 {
+			return momentProof, fmt.Sprintf("the fast plane's hold on %s is applied by every live guard (%s)", b.Target, strings.Join(b.Guards, ", "))
+		}
 	case staunch.RecordResidual:
 		return momentResidual, fmt.Sprintf("the subject still succeeded: %s at %s", orElse(b.Operation, "an action"), b.Time)
 	case staunch.RecordNotice:

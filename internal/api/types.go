@@ -45,6 +45,8 @@ type ContainRequest struct {
 	Key string `json:"key,omitempty" maxLength:"128" pattern:"^[!-~]*$" doc:"idempotency key"`
 	// Expiry, when given, takes the place of the playbook's.
 	Expiry staunch.Duration `json:"expiry,omitempty" doc:"such as 4h" example:"4h"`
+	// ScopeFor, when given, takes the place of the playbook's.
+	ScopeFor staunch.Duration `json:"scope_for,omitempty" doc:"how long what is found derived later is contained without a new decision" example:"2h"`
 }
 
 // Opened is what Contain did.

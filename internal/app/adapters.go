@@ -175,6 +175,9 @@ func (c cases) playbook(req api.ContainRequest) (staunch.Playbook, error) {
 	if req.Expiry > 0 {
 		p.Expiry = req.Expiry
 	}
+	if req.ScopeFor > 0 {
+		p.ScopeFor = req.ScopeFor
+	}
 	return p, nil
 }
 
@@ -234,6 +237,9 @@ func (c cases) Contain(tx store.Tx, req api.ContainRequest, who string) (api.Ope
 	}
 	p, err := c.playbook(req)
 	if err != nil {
+		return api.Opened{}, err
+	}
+	if err := tx.RequireBundle(c.a.current().Bundle.Hash); err != nil {
 		return api.Opened{}, err
 	}
 	now := staunch.TimeOf(c.a.opt.Clock.Now())
@@ -314,6 +320,9 @@ func (c cases) Extend(tx store.Tx, id, who string, d time.Duration) (staunch.Con
 }
 
 func (c cases) Approve(tx store.Tx, id, who, hash string) (staunch.Containment, error) {
+	if err := tx.RequireBundle(c.a.current().Bundle.Hash); err != nil {
+		return staunch.Containment{}, err
+	}
 	return c.a.engine.Approve(tx, id, who, hash)
 }
 
@@ -331,6 +340,8 @@ type operator struct{ a *App }
 // Reload reads the configuration again. Rules, policies, identities, limits and
 // known sources change at once and together; what needs a restart is named.
 func (o operator) Reload(ctx context.Context, who string) (api.Reloaded, error) {
+	o.a.nodes.reload.Lock()
+	defer o.a.nodes.reload.Unlock()
 	cfg, err := config.Load(o.a.cfg.File())
 	if err != nil {
 		return api.Reloaded{}, err
@@ -340,18 +351,14 @@ func (o operator) Reload(ctx context.Context, who string) (api.Reloaded, error) 
 		return api.Reloaded{}, err
 	}
 	old := o.a.current()
-	if err := o.a.activate(ctx, s, who); err != nil {
-		return api.Reloaded{}, err
+	if err := o.a.store.Update(ctx, func(tx store.Tx) error { return o.a.activate(tx, s, who) }); err != nil {
+		return api.Reloaded{}, fmt.Errorf("activating the configuration: %w", err)
 	}
 	out := api.Reloaded{V: staunch.Version, Bundle: s.Bundle.Hash, Changed: s.Bundle.Hash != old.Bundle.Hash}
 	for _, n := range restartNotes(old.Config, cfg) {
 		out.Notes = append(out.Notes, n+" changed: restart to use it")
 	}
-	o.a.mu.Lock()
-	o.a.setup = s
-	o.a.mu.Unlock()
-	o.a.pipe.SetBundle(s.Bundle)
-	o.a.pipe.SetGuardrails(s.Guardrails)
+	o.a.use(s)
 	return out, nil
 }
 
@@ -381,6 +388,9 @@ func restartNotes(old, now *config.Config) []string {
 func (o operator) Ready(context.Context) error {
 	if o.a.guard.Stale() {
 		return errors.New("the guard's state is stale")
+	}
+	if hash := o.a.pipe.Waits(); hash != "" {
+		return fmt.Errorf("%w: %s", store.ErrBundle, hash)
 	}
 	return nil
 }
@@ -421,7 +431,18 @@ func (o operator) Doctor(ctx context.Context) (api.Diagnosis, error) {
 		}
 		return nil
 	})
+	d.Checks = append(d.Checks, o.a.guardChecks(ctx)...)
 	s := o.a.current()
+	check("configuration", func() []connector.Finding {
+		hash := o.a.pipe.Waits()
+		if hash == "" {
+			return nil
+		}
+		return []connector.Finding{{
+			Severity: "error", Message: fmt.Sprintf("%s is active and this node's files make %s: it does not decide", hash, s.Bundle.Hash),
+			Hint: "give this node the same rules, policies, identities and limits, or activate its own with `staunch reload`",
+		}}
+	})
 	check("rules", func() []connector.Finding {
 		var out []connector.Finding
 		for _, e := range s.RuleErrors {
@@ -491,13 +512,18 @@ func (a *App) registerMetrics() {
 	counter("records_duplicate_total", "Records that had been committed before.", st.Duplicates.Load)
 	counter("signals_total", "Signals committed.", st.Signals.Load)
 	counter("decisions_total", "Decisions committed.", st.Decisions.Load)
-	a.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "staunch", Name: "guard_stale", Help: "1 while the guard's state is stale."},
-		func() float64 {
-			if a.guard.Stale() {
-				return 1
-			}
-			return 0
-		}))
+	gauge := func(name, help string, v func() float64) {
+		a.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "staunch", Name: name, Help: help}, v))
+	}
+	one := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	gauge("guard_stale", "1 while the guard's state is stale or its place has run out.", func() float64 { return one(a.guard.Stale()) })
+	gauge("guard_applied_seq", "The hold sequence up to which the guard has applied everything.", func() float64 { return float64(a.guard.Seq()) })
+	gauge("bundle_active", "1 while this node's configuration is the active one, 0 while it does not decide.", func() float64 { return one(a.pipe.Waits() == "") })
 }
 
 var (

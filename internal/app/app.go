@@ -74,6 +74,7 @@ type App struct {
 
 	mu    sync.RWMutex
 	setup *Setup
+	nodes nodes
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -142,14 +143,12 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 	if err = a.openNotify(); err != nil {
 		return nil, err
 	}
-	a.guard = newGuard(cfg, a.store, opt)
+	a.guard = a.newGuard()
 	if a.engine, err = contain.New(contain.Options{
 		Store: a.store, Connectors: a.conns, Sealer: a.keys, Guard: a.guard, Lineage: lineage{a.inv},
 		Teller: a.teller(), Observer: opt.Observer, Clock: opt.Clock, Log: opt.Log, Node: cfg.Node,
-		Protected: func(ref staunch.Ref) string {
-			return a.current().Guardrails.Protected(nil, ref)
-		},
-		Admit: a.admitApproved,
+		Protected: a.protected,
+		Admit:     a.admitApproved,
 	}); err != nil {
 		return nil, err
 	}
@@ -178,7 +177,8 @@ func params(cfg *config.Config) decide.Params {
 	return decide.Params{HalfLife: cfg.Suspicion.HalfLife.Std(), RollUp: cfg.Suspicion.RollUp}
 }
 
-func newGuard(cfg *config.Config, st store.Store, opt Options) *guard.Guard {
+func (a *App) newGuard() *guard.Guard {
+	cfg, opt := a.cfg, a.opt
 	var mappings []guard.Mapping
 	for _, s := range cfg.Guard.Subjects {
 		m := guard.Mapping{Type: s.Type, Ref: staunch.Ref{Kind: s.Kind, Realm: s.Realm, Scheme: s.Scheme}, Digest: s.Digest}
@@ -188,8 +188,10 @@ func newGuard(cfg *config.Config, st store.Store, opt Options) *guard.Guard {
 		mappings = append(mappings, m)
 	}
 	return guard.New(guard.Options{
-		Store: st, Clock: opt.Clock, Log: opt.Log, Mappings: mappings,
+		Store: a.store, Clock: opt.Clock, Log: opt.Log, Mappings: mappings,
 		FailOpen: cfg.Guard.FailMode == "allow", StaleAfter: cfg.Guard.StaleAfter.Std(),
+		Node: cfg.Node, Version: opt.Version, Bundle: func() string { return a.current().Bundle.Hash },
+		Admit: a.sharesKeys, Listen: a.listen,
 	})
 }
 
@@ -343,38 +345,16 @@ func (a *App) Store() store.Store { return a.store }
 // Addr returns where the API listens, once started.
 func (a *App) Addr() net.Addr { return a.listener.Addr() }
 
-// activate puts the set-up's identities and bundle in the store, with a record.
-func (a *App) activate(ctx context.Context, s *Setup, who string) error {
-	now := staunch.TimeOf(a.opt.Clock.Now())
-	return a.store.Update(ctx, func(tx store.Tx) error {
-		changes, err := inventory.Sync(tx, s.Identities)
-		if err != nil {
-			return fmt.Errorf("putting the declared identities: %w", err)
-		}
-		b, err := tx.ActiveBundle()
-		if err != nil && !errors.Is(err, staunch.ErrNotFound) {
-			return err
-		}
-		if err == nil && b.Hash == s.Bundle.Hash && changes.Empty() {
-			return nil
-		}
-		if err := tx.PutBundle(store.Bundle{Hash: s.Bundle.Hash, Made: now, Body: s.Body}, true); err != nil {
-			return err
-		}
-		return appendRecord(tx, staunch.RecordConfig, who, s.Bundle.Hash, now, map[string]any{
-			"bundle": s.Bundle.Hash, "before": b.Hash, "rules": len(s.Bundle.Rules.Rules()), "identities": changes,
-			"mode": s.Config.Mode,
-		})
-	})
-}
-
 // Start activates the configuration and starts everything. It returns when the
 // node answers requests.
 func (a *App) Start(ctx context.Context) error {
-	if err := a.activate(ctx, a.setup, "engine"); err != nil {
+	if err := a.begin(ctx); err != nil {
 		return err
 	}
 	if err := a.guard.Load(ctx); err != nil {
+		return err
+	}
+	if err := a.guard.Renew(ctx); err != nil {
 		return err
 	}
 	if err := a.pipe.RefreshWatch(ctx); err != nil {
@@ -400,6 +380,7 @@ func (a *App) Start(ctx context.Context) error {
 	for _, w := range a.warmers {
 		a.wg.Go(func() { a.keepWarm(run, w) })
 	}
+	a.wg.Go(func() { a.followBundle(run) })
 	for _, c := range a.cfg.Sources {
 		if c.Tail == nil {
 			continue
@@ -446,6 +427,9 @@ func (a *App) refresh(ctx context.Context) {
 			shredded = now
 			if err := a.shredExpired(ctx); err != nil && ctx.Err() == nil {
 				a.opt.Log.Error("shredding secrets that ran out", "error", err)
+			}
+			if err := a.pruneCaps(ctx); err != nil && ctx.Err() == nil {
+				a.opt.Log.Error("deleting caps of past hours", "error", err)
 			}
 		}
 	}
@@ -518,6 +502,7 @@ func (a *App) Stop() error {
 		a.cancel()
 		a.wg.Wait()
 		a.engine.Wait()
+		a.leave()
 	}
 	return a.close()
 }

@@ -114,6 +114,15 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	// The same files give the same bundle wherever a node has them.
+	relFiles := slices.Clone(files)
+	for i := range relFiles {
+		relFiles[i].Name = relative(cfg, relFiles[i].Name)
+	}
+	relRules := make(map[string][]byte, len(ruleData))
+	for path, data := range ruleData {
+		relRules[relative(cfg, path)] = data
+	}
 	body, err := json.Marshal(struct {
 		V          int                `json:"v"`
 		Rules      string             `json:"rules"`
@@ -122,7 +131,7 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 		Limits     decide.Limits      `json:"limits"`
 		Mode       staunch.Mode       `json:"mode"`
 		RuleFiles  map[string][]byte  `json:"rule_files,omitempty"`
-	}{staunch.Version, set.Hash(), files, s.Identities, limits, cfg.Mode, ruleData})
+	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the bundle: %w", err)
 	}
@@ -130,6 +139,22 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	s.Body = body
 	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Policy: policy, Groups: inventory.CountGroups(s.Identities)}
 	return s, nil
+}
+
+// relative names a file from the configuration's folder on.
+func relative(cfg *config.Config, path string) string {
+	if !filepath.IsAbs(path) {
+		return path
+	}
+	dir, err := filepath.Abs(filepath.Dir(cfg.File()))
+	if err != nil {
+		return path
+	}
+	rel, err := filepath.Rel(dir, path)
+	if err != nil {
+		return path
+	}
+	return filepath.ToSlash(rel)
 }
 
 // loadRules reads the configured rule files and folders.

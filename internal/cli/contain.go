@@ -17,13 +17,14 @@ import (
 // containFlags are those of plan and contain.
 type containFlags struct {
 	tier, playbook, reason, key string
-	expiry                      time.Duration
+	expiry, scopeFor            time.Duration
 }
 
 func (f *containFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.tier, "tier", "isolate", "how much to take away: restrict, isolate or revoke")
 	cmd.Flags().StringVar(&f.playbook, "playbook", "", "the stages to go through; the tier chooses when it is not given")
 	cmd.Flags().DurationVar(&f.expiry, "expiry", 0, "when the case runs out, such as 4h; the playbook says when it is not given")
+	cmd.Flags().DurationVar(&f.scopeFor, "scope-for", 0, "how long what is found derived later is contained with it, such as 2h; the playbook says when it is not given")
 }
 
 func (f *containFlags) request(arg string) (api.ContainRequest, error) {
@@ -38,7 +39,10 @@ func (f *containFlags) request(arg string) (api.ContainRequest, error) {
 	if f.expiry < 0 {
 		return api.ContainRequest{}, usagef("--expiry must not be negative")
 	}
-	return api.ContainRequest{Subject: ref, Tier: tier, Playbook: f.playbook, Reason: f.reason, Key: f.key, Expiry: staunch.Duration(f.expiry)}, nil
+	if f.scopeFor < 0 {
+		return api.ContainRequest{}, usagef("--scope-for must not be negative")
+	}
+	return api.ContainRequest{Subject: ref, Tier: tier, Playbook: f.playbook, Reason: f.reason, Key: f.key, Expiry: staunch.Duration(f.expiry), ScopeFor: staunch.Duration(f.scopeFor)}, nil
 }
 
 func parseRef(arg string) (staunch.Ref, error) {

@@ -45,6 +45,7 @@ func writeCase(w io.Writer, cs api.Case) {
 	field(w, "opened", con.Opened)
 	field(w, "window ends", con.WindowEnds)
 	field(w, "runs out", con.Expires)
+	field(w, "scope until", con.Scope.Until)
 	field(w, "asked for by", con.Requester)
 	field(w, "approved by", con.Approver)
 	field(w, "reasons", strings.Join(con.Reasons, "; "))

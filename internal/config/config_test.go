@@ -32,7 +32,22 @@ func TestParseDefaults(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	for name, tc := range map[string]struct{ in, want string }{
+	for name, tc := range refusals() {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse([]byte(tc.in), "c.yaml")
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("error is %v, want it to have %q", err, tc.want)
+			}
+			if !errors.Is(err, staunch.ErrInvalid) {
+				t.Errorf("error is not ErrInvalid")
+			}
+		})
+	}
+}
+
+// refusals are configurations that are refused, and what the error has.
+func refusals() map[string]struct{ in, want string } {
+	return map[string]struct{ in, want string }{
 		"unknown key":         {"v: 1\nlisten: 127.0.0.1:1\nlitsen: x\n", "c.yaml:3"},
 		"unknown nested key":  {"realms:\n  - name: a\n    platform: b\n    colour: c\n", "c.yaml:4"},
 		"duplicate key":       {"v: 1\nv: 1\n", "c.yaml"},
@@ -51,16 +66,6 @@ func TestParseRefuses(t *testing.T) {
 		"unsigned webhook":    {"notify: [{name: a, type: webhook, url: 'https://x'}]\n", "signed"},
 		"environment":         {"postgres_url: !env STAUNCH_TEST_NOT_SET\n", "c.yaml:1"},
 		"file":                {"v: 1\npostgres_url: !file nowhere\n", "c.yaml:2"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := Parse([]byte(tc.in), "c.yaml")
-			if err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Fatalf("error is %v, want it to have %q", err, tc.want)
-			}
-			if !errors.Is(err, staunch.ErrInvalid) {
-				t.Errorf("error is not ErrInvalid")
-			}
-		})
 	}
 }
 

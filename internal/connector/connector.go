@@ -169,6 +169,10 @@ type Action struct {
 	// without proof: an expansion that has read all of a target anyway saves core
 	// the read before the intent.
 	State *staunch.State
+	// Probe, where there is one, names the sealed secret that a probe of the
+	// target shows to the platform. It is kept with the intent, so that a probe
+	// after a restart has it too.
+	Probe staunch.Ref
 }
 
 // Probe is what trying found.

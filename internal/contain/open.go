@@ -78,6 +78,7 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	con.Names, con.Identity, con.Origin = names, req.Resolution.Identity, req.Origin
 	con.Reasons, con.Caps, con.Notify, con.Requester = req.Reasons, req.Caps, req.Notify, req.Requester
 	con.Opened, con.Changed = now, now
+	con.Scope.Until = scopeUntil(req.Playbook, now)
 	if ended, err := tx.Containment(con.ID); err == nil {
 		// The same opener already made a case that has ended since: evidence that
 		// was acted on once is not acted on again.
@@ -209,6 +210,7 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 	if req.Since != 0 && (con.Since == 0 || req.Since < con.Since) {
 		con.Since = req.Since
 	}
+	renewScope(&con, req.Playbook, now)
 	raised := req.Tier > con.Tier
 	// What was admitted does not wait for the person that an earlier decision
 	// asked for.
@@ -399,6 +401,9 @@ func (e *Engine) putGuardHold(tx store.Tx, h staunch.Hold, con *staunch.Containm
 		}
 	}
 	h.Deny, h.Tier, h.Changed = deny, tier, now
+	if h.State == staunch.HoldProven {
+		h.State = staunch.HoldInForce // the guards have yet to apply what changed
+	}
 	h, err := tx.PutHold(h)
 	if err != nil {
 		return err

@@ -322,7 +322,7 @@ func (e *Engine) draftItem(desc connector.Description, a connector.Action, subje
 	if reason := e.Untouchable(a.Target.Ref); reason != "" {
 		return nil, reason, nil
 	}
-	return &DraftItem{Connector: desc.Platform, Spec: spec, Intent: staunch.Intent{Target: a.Target, Verb: a.Verb}}, "", nil
+	return &DraftItem{Connector: desc.Platform, Spec: spec, Intent: staunch.Intent{Target: a.Target, Verb: a.Verb, Probe: a.Probe}}, "", nil
 }
 
 // explicit refuses empty and wildcard targets: an empty set must never mean
@@ -379,7 +379,7 @@ func (e *Engine) readAll(ctx context.Context, d *Draft) {
 			errs[i] = fmt.Errorf("preparing %s on %s: %w", it.Intent.Verb, it.Intent.Target, err)
 			return
 		}
-		in.Target, in.Verb = it.Intent.Target, it.Intent.Verb
+		in.Target, in.Verb, in.Probe = it.Intent.Target, it.Intent.Verb, it.Intent.Probe
 		it.Intent, it.Before, it.Found = in, st, st.Summary
 	}
 	if len(d.Items) == 1 || !slices.ContainsFunc(d.Items, func(it DraftItem) bool { return !it.Read }) {
@@ -417,6 +417,7 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 	if err != nil {
 		return err // the guard hold stands; it is tried again
 	}
+	found := e.endScope(c, &d)
 	outage, refusal := errors.Join(d.outage...), errors.Join(d.refusal...)
 	if len(d.Items) == 0 && outage == nil && refusal != nil {
 		return e.trouble(ctx, c, fmt.Sprintf("the plan could not be made: %v", refusal))
@@ -486,6 +487,9 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 		// What was found derived while this was drafted is not in it.
 		late := cur.Replan && cur.Changed != c.Containment.Changed
 		cur.Replan = more || late || d.more || outage != nil
+		if err := e.tellScope(tx, cur, found, steps, now); err != nil {
+			return err
+		}
 		switch {
 		case refusal != nil:
 			cur.Trouble = fmt.Sprintf("the plan is not whole: %v", refusal)

@@ -215,6 +215,8 @@ func (e *Engine) Approve(tx store.Tx, id, who, scopeHash string) (staunch.Contai
 			return fmt.Errorf("%w: who asked for a case cannot approve it", staunch.ErrForbidden)
 		case scopeHash != con.Scope.Hash():
 			return fmt.Errorf("%w: the scope is not the one that was shown; look again", staunch.ErrConflict)
+		case scopeOver(*con, now):
+			return fmt.Errorf("%w: the scope ended at %s; contain the subject anew", staunch.ErrConflict, con.Scope.Until)
 		}
 		con.Approver = who
 		con.Phase = staunch.PhaseOpen

@@ -139,11 +139,12 @@ func (y *playbookYAML) UnmarshalYAML(n *yaml.Node) error {
 		OnExpiry    staunch.OnExpiry               `yaml:"on_expiry"`
 		Derived     bool                           `yaml:"derived"`
 		MostTargets int                            `yaml:"most_targets"`
+		ScopeFor    staunch.Duration               `yaml:"scope_for"`
 	}
 	if err := n.Load(&p, yaml.WithKnownFields()); err != nil {
 		return err
 	}
-	y.Playbook = staunch.Playbook{Name: p.Name, Stages: p.Stages, Expiry: p.Expiry, OnExpiry: p.OnExpiry, Derived: p.Derived, MostTargets: p.MostTargets}
+	y.Playbook = staunch.Playbook{Name: p.Name, Stages: p.Stages, Expiry: p.Expiry, OnExpiry: p.OnExpiry, Derived: p.Derived, MostTargets: p.MostTargets, ScopeFor: p.ScopeFor}
 	return nil
 }
 
@@ -377,6 +378,9 @@ func (c *compiler) playbook(p *strictyaml.Problems, y playbookYAML) {
 	c.expiry(p, y.line, "playbook "+y.Name, y.Expiry, y.OnExpiry)
 	if y.MostTargets < 0 || y.MostTargets > 10_000 {
 		p.Add(y.line, "playbook %q: most_targets %d is not between 0 and 10000", y.Name, y.MostTargets)
+	}
+	if d := y.ScopeFor.Std(); d < 0 || d > maxExpiry {
+		p.Add(y.line, "playbook %q: scope_for %s is not between 0 and %s", y.Name, d, maxExpiry)
 	}
 	c.set.playbooks[y.Name] = y.Playbook
 }

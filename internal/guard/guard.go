@@ -99,6 +99,17 @@ type Options struct {
 	// 500 ms. It is at most a third of StaleAfter, so that one look that fails
 	// does not make the state stale.
 	Every time.Duration
+	// Node, when given, is the name under which the guard has a place in the
+	// store; see Renew. Version and Bundle, which may be nil, are told with it.
+	Node    string
+	Version string
+	Bundle  func() string
+	// Admit, when given, may refuse the place that the guard is about to take,
+	// in the same transaction.
+	Admit func(store.Tx) error
+	// Listen, when given, calls wake whenever another node may have changed
+	// something, until ctx ends; what it misses is found by looking.
+	Listen func(ctx context.Context, wake func())
 }
 
 // Guard has the guard holds in memory. It is safe for concurrent use.
@@ -116,6 +127,10 @@ type Guard struct {
 	gone map[string]int64
 
 	fresh atomic.Pointer[time.Time] // when the state was last known whole
+
+	placeMu sync.Mutex
+	place   store.Guard
+	until   atomic.Pointer[time.Time] // until when the place runs, at the least
 }
 
 // held is an active hold, ready to be asked.
@@ -250,31 +265,70 @@ func (g *Guard) catchUp(ctx context.Context) error {
 	}
 }
 
-// Follow keeps the state in step with the store until ctx ends.
+// Follow keeps the state in step with the store until ctx ends: it reads what
+// changed, renews the guard's place and proves what every guard has applied.
 func (g *Guard) Follow(ctx context.Context) {
 	t := time.NewTicker(g.opt.Every)
 	defer t.Stop()
+	woken := make(chan struct{}, 1)
+	if g.opt.Listen != nil {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() {
+			g.opt.Listen(ctx, func() {
+				select {
+				case woken <- struct{}{}:
+				default:
+				}
+			})
+		})
+	}
 	failed := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		case <-woken:
 		}
-		err := g.catchUp(ctx)
+		err := g.follow(ctx)
 		if err != nil && ctx.Err() == nil && !failed {
-			g.opt.Log.Error("the guard cannot read its holds", "error", err)
+			g.opt.Log.Error("the guard cannot keep in step with the store", "error", err)
 		}
 		failed = err != nil
+		// Many changes at once are followed together.
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(min(settle, g.opt.Every)):
+		}
 	}
 }
 
-// Stale reports whether the state is older than allowed.
+// settle is the least time between two looks.
+const settle = 20 * time.Millisecond
+
+func (g *Guard) follow(ctx context.Context) error {
+	// A guard that cannot read does not say that it lives.
+	if err := g.catchUp(ctx); err != nil {
+		return err
+	}
+	if g.renewDue() {
+		if err := g.Renew(ctx); err != nil {
+			return err
+		}
+	}
+	_, err := g.Prove(ctx)
+	return err
+}
+
+// Stale reports whether the state is older than allowed, or the guard's place
+// ran out.
 func (g *Guard) Stale() bool { return g.staleAt(g.opt.Clock.Now()) }
 
 func (g *Guard) staleAt(now time.Time) bool {
 	fresh := g.fresh.Load()
-	if fresh == nil {
+	if fresh == nil || g.opt.Node != "" && !g.placed(now) {
 		return true
 	}
 	// The system's clock counts on by itself here when it is set anew; a clock

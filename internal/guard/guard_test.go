@@ -20,9 +20,10 @@ import (
 	"github.com/staunch-project/staunch/internal/record"
 	"github.com/staunch-project/staunch/internal/store"
 	sqlstore "github.com/staunch-project/staunch/internal/store/sql"
+	"github.com/staunch-project/staunch/test/systems/pgtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main(m)) }
 
 // clock is set by the test.
 type clock struct {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/staunch-project/staunch"
@@ -61,18 +62,54 @@ func Generate(path string) error {
 // replaced as a whole or not at all; a second AddKey at the same time fails.
 // Every node needs the new file before any node seals with it.
 func AddKey(path string) (id string, err error) {
+	k, err := change(path, "adding a key", func(path string, text []byte, k *Keyring) ([]byte, error) {
+		if len(k.keys) >= MaxKeys {
+			return nil, fmt.Errorf("%w: %s has %d sealing keys, the most there may be", staunch.ErrInvalid, path, MaxKeys)
+		}
+		return insertKey(text, newLine("seal")), nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return k.KeyIDs()[0], nil
+}
+
+// DropOldKeys takes every sealing key but the first out of the file, in the way
+// that AddKey adds one, and returns their ids. What is still sealed with one of
+// them is lost: the caller has seen that nothing is.
+func DropOldKeys(path string) (dropped []string, err error) {
+	_, err = change(path, "dropping the old keys", func(_ string, text []byte, k *Keyring) ([]byte, error) {
+		dropped = k.KeyIDs()[1:]
+		var out bytes.Buffer
+		for line := range bytes.Lines(text) {
+			if f := bytes.Fields(line); len(f) == 3 && string(f[0]) == "seal" && slices.Contains(dropped, string(f[1])) {
+				continue
+			}
+			out.Write(line)
+		}
+		return out.Bytes(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return dropped, nil
+}
+
+// change replaces a key file by what edit makes of its text, and returns the new
+// file's keys.
+func change(path, doing string, edit func(path string, text []byte, k *Keyring) ([]byte, error)) (k *Keyring, err error) {
 	path, err = filepath.EvalSymlinks(path)
 	if err != nil {
-		return "", fmt.Errorf("adding a key: %w", err)
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	// The new file's name is the lock, so it is made before the old one is read.
 	next := path + ".new"
 	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return "", fmt.Errorf("adding a key: %w (another rotation is under way, or one was interrupted: then delete that file)", err)
+		return nil, fmt.Errorf("%s: %w (another rotation is under way, or one was interrupted: then delete that file)", doing, err)
 	}
 	if err != nil {
-		return "", fmt.Errorf("adding a key: %w", err)
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	defer func() {
 		if err != nil {
@@ -83,30 +120,27 @@ func AddKey(path string) (id string, err error) {
 
 	text, err := read(path)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	k, err := parse(path, text)
-	if err != nil {
-		return "", err
-	}
-	if len(k.keys) >= MaxKeys {
-		return "", fmt.Errorf("%w: %s has %d sealing keys, the most there may be", staunch.ErrInvalid, path, MaxKeys)
-	}
-	line := newLine("seal")
-	text = insertKey(text, line)
 	if k, err = parse(path, text); err != nil {
-		return "", err
+		return nil, err
+	}
+	if text, err = edit(path, text, k); err != nil {
+		return nil, err
+	}
+	if k, err = parse(path, text); err != nil {
+		return nil, err
 	}
 	if err = writeAll(f, text); err != nil {
-		return "", fmt.Errorf("adding a key: %w", err)
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	if err = os.Rename(next, path); err != nil {
-		return "", fmt.Errorf("adding a key: %w", err)
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		return "", fmt.Errorf("adding a key: %w", err)
+		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	return k.KeyIDs()[0], nil
+	return k, nil
 }
 
 // Load reads a key file. It refuses one that others than its owner may read or

@@ -109,9 +109,18 @@ type Reader interface {
 	Token(id string) (Token, error)
 	TokenByHash(hash string) (Token, error)
 	Tokens() ([]Token, error)
-	// ActiveBundle returns the configuration bundle that decides.
+	// ActiveBundle returns the configuration bundle that decides, ActiveHash its
+	// hash alone.
 	ActiveBundle() (Bundle, error)
+	ActiveHash() (string, error)
+	// Guards returns every node's place on the fast plane, by name, and the
+	// database's clock, by which they live.
+	Guards() ([]Guard, staunch.Time, error)
 	Sealed(id string) ([]byte, error)
+	// SealedAfter lists the sealed values of a place by their rows' keys.
+	SealedAfter(kind SealedKind, after string, limit int) ([]SealedValue, error)
+	// CapsNamed lists the names of caps that begin with prefix, after one.
+	CapsNamed(prefix, after string, limit int) ([]string, error)
 	// SecretOf returns the sealed value that ref names a digest of.
 	SecretOf(ref staunch.Ref) ([]byte, error)
 	// Records lists a lane's records after seq; About those about an id, in the
@@ -167,6 +176,18 @@ type Tx interface {
 	PutToken(Token) error
 	DeleteToken(id string) error
 	PutBundle(b Bundle, activate bool) error
+	// RequireBundle has the transaction fail with ErrBundle unless the bundle is
+	// the active one when it commits. Where none is active every bundle is. It
+	// may say so at once or at the end.
+	RequireBundle(hash string) error
+	// RenewGuard takes or renews a node's place on the fast plane for ttl from
+	// the database's now, and returns it; Since is kept unless first.
+	RenewGuard(g Guard, ttl time.Duration, first bool) (Guard, error)
+	DeleteGuard(node string) error
+	// ReplaceSealed puts a value in the place of another; ok is false where what
+	// stands there is not old any more.
+	ReplaceSealed(kind SealedKind, key string, old, blob []byte) (ok bool, err error)
+	DeleteCap(name string) error
 	PutSealed(id string, blob []byte) error
 	// PutSecret keeps the sealed value that ref names a digest of.
 	PutSecret(ref staunch.Ref, until staunch.Time, blob []byte) error

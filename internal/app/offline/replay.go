@@ -93,6 +93,7 @@ func newBench(ctx context.Context, s *app.Setup, mode staunch.Mode) (_ *bench, e
 		PlatformOf: func(realm string) (string, staunch.Mode) {
 			return platforms[realm], staunch.ModeEnforce
 		},
+		EveryDecision:  true,
 		Observe:        func(d staunch.Decision) { b.decisions = append(b.decisions, d) },
 		ObserveSignals: func(ss []staunch.Signal) { b.signals = append(b.signals, ss...) },
 	}, s.Bundle); err != nil {

@@ -1,5 +1,5 @@
 // Command docs writes the generated part of the reference: a page a command, the
-// table of exit codes and the API's description. Its argument is the folder.
+// table of exit codes, the API's description and the schema of staunch.yaml. Its argument is the folder.
 package main
 
 import (
@@ -56,6 +56,13 @@ func write(dir string) error {
 	}
 	if err := os.WriteFile(filepath.Join(dir, "openapi.yaml"), spec, 0o644); err != nil {
 		return fmt.Errorf("writing the API's description: %w", err)
+	}
+	schema, err := configSchema(filepath.Join(dir, "..", ".."))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "staunch.schema.json"), schema, 0o644); err != nil {
+		return fmt.Errorf("writing the schema of staunch.yaml: %w", err)
 	}
 	return nil
 }

@@ -155,10 +155,8 @@ func (c *Connector) Probe(ctx context.Context, in staunch.Intent) (connector.Pro
 		return connector.Probe{}, err
 	}
 	none := connector.Probe{How: "no token of it is at hand"}
-	c.mu.Lock()
-	ref, ok := c.seen[in.Target.Ref]
-	c.mu.Unlock()
-	if !ok {
+	ref := in.Probe
+	if ref.IsZero() {
 		return none, nil
 	}
 	token, err := c.secret(ctx, ref)

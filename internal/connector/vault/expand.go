@@ -65,7 +65,10 @@ func (c *Connector) Expand(ctx context.Context, req connector.ExpandRequest) (co
 		}
 	}
 	out := connector.Expansion{Facts: x.facts, Gaps: x.gaps, More: x.more}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, a := range slices.Concat(x.entities, x.tokens, x.leases, x.prefixes) {
+		a.Probe = c.seen[a.Target.Ref]
 		if !slices.ContainsFunc(out.Actions, func(o connector.Action) bool { return o.Target == a.Target && o.Verb == a.Verb }) {
 			out.Actions = append(out.Actions, a)
 		}

@@ -565,7 +565,7 @@ func TestBatchTokenWidens(t *testing.T) {
 	if err != nil || len(ex.Actions) != 1 {
 		t.Fatalf("%+v, %v", ex, err)
 	}
-	p, err := c.Probe(t.Context(), staunch.Intent{Target: ex.Actions[0].Target})
+	p, err := c.Probe(t.Context(), staunch.Intent{Target: ex.Actions[0].Target, Probe: ex.Actions[0].Probe})
 	if err != nil || !p.Conclusive || !p.Works {
 		t.Errorf("before: %+v, %v", p, err)
 	}
@@ -576,6 +576,13 @@ func TestBatchTokenWidens(t *testing.T) {
 	p, err = c.Probe(t.Context(), in)
 	if err != nil || !p.Conclusive || p.Works {
 		t.Errorf("after: %+v, %v", p, err)
+	}
+	// A connector that was made anew has nothing but the intent, and tries the
+	// token; whether it may have been refused always, it cannot tell any more.
+	again := e.connector(t, sealed{digest: staunch.NewSecret(batch.Token)})
+	p, err = again.Probe(t.Context(), in)
+	if err != nil || p.Works || !strings.Contains(p.How, digest.Value) {
+		t.Errorf("after a restart: %+v, %v", p, err)
 	}
 }
 
@@ -591,12 +598,16 @@ func TestProbeOfATokenWithoutPolicies(t *testing.T) {
 	if err != nil || len(ex.Actions) != 1 {
 		t.Fatalf("%+v, %v", ex, err)
 	}
-	if p, err := c.Probe(t.Context(), staunch.Intent{Target: ex.Actions[0].Target}); err != nil || p.Conclusive {
+	if p, err := c.Probe(t.Context(), staunch.Intent{Target: ex.Actions[0].Target, Probe: ex.Actions[0].Probe}); err != nil || p.Conclusive {
 		t.Errorf("a live token that is refused: %+v, %v", p, err)
 	}
 	in := apply(t, c, ex.Actions[0], "stp_little")
 	if p, err := c.Probe(t.Context(), in); err != nil || !p.Conclusive || p.Works {
 		t.Errorf("a revoked token: %+v, %v", p, err)
+	}
+	again := e.connector(t, sealed{digest: staunch.NewSecret(a.Token)})
+	if p, err := again.Probe(t.Context(), in); err != nil || !p.Conclusive || p.Works {
+		t.Errorf("a revoked token, after a restart: %+v, %v", p, err)
 	}
 }
 

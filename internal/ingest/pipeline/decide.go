@@ -61,6 +61,9 @@ func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staun
 		// decision for each of a hammering thief's calls would say nothing more.
 		return 0, nil
 	}
+	if nothingNew, err := p.nothingNew(tx, d, now); err != nil || nothingNew {
+		return 0, err
+	}
 	opened, err := p.act(tx, b, &d, j, now)
 	if err != nil {
 		return 0, err

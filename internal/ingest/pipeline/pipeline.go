@@ -75,6 +75,8 @@ type Options struct {
 	// Concurrent bounds the inputs worked on at once; 0 gives 64. More are
 	// refused with staunch.ErrOverloaded.
 	Concurrent int
+	// EveryDecision keeps decisions to observe that say nothing new; see quiet.go.
+	EveryDecision bool
 	// Observe is told of each decision, ObserveSignals of each event's signals,
 	// after their commit.
 	Observe        func(staunch.Decision)
@@ -90,6 +92,7 @@ type Pipeline struct {
 	places  chan struct{}
 	scratch sync.Pool
 	stats   Stats
+	waits   waits
 }
 
 // Stats counts what went through since the start.
@@ -182,6 +185,9 @@ func (p *Pipeline) Ingest(ctx context.Context, src *Source, body io.Reader, enco
 		return Report{V: staunch.Version}, fmt.Errorf("taking in records: %w", staunch.ErrOverloaded)
 	}
 	rep := Report{V: staunch.Version}
+	if err := p.mayDecide(); err != nil {
+		return rep, err
+	}
 	plain, err := ingest.Body(body, encoding, p.opt.Limits.Body)
 	if err != nil {
 		return rep, err
@@ -240,6 +246,9 @@ func (p *Pipeline) Ingest(ctx context.Context, src *Source, body io.Reader, enco
 // first. There is nobody to tell of a broken one, so it is parked. done is
 // called in the transaction that commits what the lines cause.
 func (p *Pipeline) Lines(ctx context.Context, src *Source, lines []byte, first int, done func(store.Tx) error) error {
+	if err := p.mayDecide(); err != nil {
+		return err
+	}
 	rd, err := ingest.NewLineReader(lines, src.Format, p.opt.Limits.Doc)
 	if err != nil {
 		return err
@@ -319,6 +328,9 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 	var kept, dups, signals, decisions int
 	err := p.opt.Store.Update(ctx, func(tx store.Tx) error {
 		kept, dups, signals, decisions = 0, 0, 0, 0
+		if err := tx.RequireBundle(b.Hash); err != nil {
+			return err
+		}
 		accused, joined := newRefSet(), newRefSet()
 		for _, it := range items {
 			fresh, n, err := p.put(tx, it, accused, joined)

@@ -156,7 +156,10 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 const secretLife = 7 * 24 * time.Hour
 
 // SecretPurpose is the purpose under which a credential's value is sealed.
-func SecretPurpose(ref staunch.Ref) string { return "secret/" + ref.Key() }
+func SecretPurpose(ref staunch.Ref) string { return SecretKeyPurpose(ref.Key()) }
+
+// SecretKeyPurpose is SecretPurpose by the ref's key.
+func SecretKeyPurpose(key string) string { return "secret/" + key }
 
 // redact returns the record with every secret replaced: by its digest where it
 // is a credential that a ref names, otherwise by stars.

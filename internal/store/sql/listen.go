@@ -4,7 +4,8 @@ import "sync"
 
 // Change says what a commit changed.
 type Change struct {
-	// Holds: a hold was put, so guards should read HoldsAfter.
+	// Holds: a hold was put, so guards should read HoldsAfter, or a bundle was
+	// activated, so that nodes should see whether it is theirs.
 	Holds bool
 	// Work: a timer or a notice was put, so those that wait for the next one
 	// should look again.

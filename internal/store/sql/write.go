@@ -30,6 +30,7 @@ type tx struct {
 	shreds bool
 	change Change // what listeners are to be told
 	cases  map[string]stored
+	bundle *required
 }
 
 var _ store.Tx = (*tx)(nil)
@@ -50,6 +51,9 @@ func (t *tx) OnCommit(fn func()) {
 // has to fail with, whatever its function made of it.
 func (t *tx) finish() error {
 	if t.failed == nil {
+		if err := t.checkBundle(); err != nil {
+			return err
+		}
 		if err := t.writeHead(); err != nil {
 			return err
 		}
@@ -486,6 +490,10 @@ func (t *tx) PutBundle(b store.Bundle, activate bool) error {
 	}
 	err := t.later("INSERT INTO bundles (hash, made, body) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING", b.Hash, int64(b.Made), nonNil(b.Body))
 	if err == nil && activate {
+		t.change.Holds = true // other nodes are to look
+		if err := t.lockBundle(); err != nil {
+			return fmt.Errorf("activating bundle %s: %w", b.Hash, err)
+		}
 		err = t.later("INSERT INTO active_bundle (one, hash) VALUES (1, $1) ON CONFLICT (one) DO UPDATE SET hash = excluded.hash", b.Hash)
 	}
 	return wrap(err, "putting bundle %s", b.Hash)

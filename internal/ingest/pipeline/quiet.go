@@ -1,0 +1,62 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// A flood of weak signals makes the same decision over and over: to go on
+// watching. Each signal is kept, and any decision can be made again from the
+// signals, so one that says nothing new is not stored: the same subject, scope,
+// bundle, policy, tier, mode and verdict, a confidence that has not risen to
+// another tenth, within quietFor of the last one that was stored.
+
+// quietFor is how long a decision to observe speaks for those after it.
+const quietFor = time.Hour
+
+// observed is what was stored last of a subject that is only watched.
+type observed struct {
+	Decision string       `json:"decision"`
+	Same     string       `json:"same"`
+	Tenth    int          `json:"tenth"`
+	At       staunch.Time `json:"at"`
+}
+
+// nothingNew reports whether a decision need not be stored, and otherwise notes
+// that it is.
+func (p *Pipeline) nothingNew(tx store.Tx, d staunch.Decision, now staunch.Time) (bool, error) {
+	if p.opt.EveryDecision || d.Verdict != staunch.VerdictObserve && d.Verdict != staunch.VerdictInform {
+		return false, nil
+	}
+	name := "observed/" + d.Subject.Key()
+	mine := observed{
+		Decision: d.ID, Tenth: int(d.Suspicion.Confidence * 10), At: now,
+		Same: staunch.Digest(fmt.Appendf(nil, "%q", []string{
+			d.Scope.String(), d.Bundle, d.Policy, d.Tier.String(), d.Mode.String(), string(d.Verdict), d.Identity.Name,
+		})),
+	}
+	text, err := tx.Cursor(name)
+	if err != nil && !errors.Is(err, staunch.ErrNotFound) {
+		return false, err
+	}
+	if text != "" {
+		var last observed
+		if err := json.Unmarshal([]byte(text), &last); err != nil {
+			return false, fmt.Errorf("reading what was decided last on %s: %w", d.Subject, err)
+		}
+		age := now.Std().Sub(last.At.Std())
+		if last.Same == mine.Same && mine.Tenth <= last.Tenth && age >= 0 && age < quietFor {
+			return true, nil
+		}
+	}
+	b, err := json.Marshal(mine)
+	if err != nil {
+		return false, fmt.Errorf("encoding what was decided on %s: %w", d.Subject, err)
+	}
+	return false, tx.PutCursor(name, string(b))
+}
