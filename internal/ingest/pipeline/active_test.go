@@ -60,7 +60,7 @@ func TestAnotherBundleDecides(t *testing.T) {
 func TestFloodOfWeakSignals(t *testing.T) {
 	r := newRig(t)
 	for i := range 60 {
-		r.ingest(r.rec(fmt.Sprint("l", i), "low", "bob"))
+		r.ingest(r.rec(fmt.Sprint("l", i), "faint", "bob"))
 	}
 	watching := 0
 	for _, d := range r.decisions() {
@@ -76,7 +76,7 @@ func TestFloodOfWeakSignals(t *testing.T) {
 	}
 	before := len(r.decisions())
 	r.clock.add(2 * time.Hour)
-	r.ingest(r.rec("later", "low", "bob"))
+	r.ingest(r.rec("later", "faint", "bob"))
 	if n := len(r.decisions()); n != before+1 {
 		t.Errorf("after an hour there are %d decisions, want %d", n, before+1)
 	}
@@ -86,7 +86,7 @@ func TestFloodOfWeakSignals(t *testing.T) {
 	}
 	// One that says the same of somebody else is another.
 	n := len(r.decisions())
-	r.ingest(r.rec("other", "low", "carol"))
+	r.ingest(r.rec("other", "faint", "carol"))
 	if len(r.decisions()) != n+1 {
 		t.Error("another subject's decision was not stored")
 	}

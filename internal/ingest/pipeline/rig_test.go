@@ -91,6 +91,13 @@ ocsf:
 
 // rules match the operation by their own name.
 const testRules = `
+title: faint
+id: faint
+level: informational
+confidence: 0.05
+logsource: {product: fake}
+detection: {s: {op: faint}, condition: s}
+---
 title: low
 id: low
 level: low
