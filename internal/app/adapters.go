@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -187,6 +189,15 @@ func (c cases) check(req api.ContainRequest) error {
 	}
 	if req.Subject.Kind.Width() == 0 {
 		return &staunch.Problem{Place: "subject", Reason: "a " + string(req.Subject.Kind) + " cannot be contained"}
+	}
+	if strings.Trim(req.Subject.Value, "*%") == "" {
+		return &staunch.Problem{Place: "subject", Reason: fmt.Sprintf("%q names nobody: a subject is one, never a pattern", req.Subject.Value)}
+	}
+	if realms := c.a.current().Config.RealmNames(); req.Subject.Kind != staunch.KindIdentity && !slices.Contains(realms, req.Subject.Realm) {
+		return &staunch.Problem{
+			Place: "subject", Reason: fmt.Sprintf("the configuration has nothing of realm %.100q, so nothing would be contained", req.Subject.Realm),
+			Hint: "realms: " + strings.Join(realms, ", "),
+		}
 	}
 	if req.Tier == staunch.TierObserve {
 		return &staunch.Problem{Place: "tier", Reason: "observe contains nothing", Hint: "use restrict, isolate or revoke"}
@@ -473,6 +484,9 @@ func (o operator) Doctor(ctx context.Context) (api.Diagnosis, error) {
 		})
 	}
 	for _, c := range s.Config.Sources {
+		if c.Tail != nil {
+			check("tail "+c.Name, func() []connector.Finding { return readable(c.Tail.Path) })
+		}
 		if _, ok := o.a.conns[c.Realm]; !ok {
 			check("source "+c.Name, func() []connector.Finding {
 				return []connector.Finding{{Severity: "warning", Message: "realm " + c.Realm + " has no connector: its subjects are held on the fast plane alone"}}
@@ -497,6 +511,20 @@ func (o operator) Doctor(ctx context.Context) (api.Diagnosis, error) {
 		return out
 	})
 	return d, nil
+}
+
+// readable says what stands against following a file.
+func readable(path string) []connector.Finding {
+	f, err := os.Open(path)
+	switch {
+	case err == nil:
+		_ = f.Close() // nothing was written
+		return nil
+	case errors.Is(err, os.ErrNotExist):
+		return []connector.Finding{{Severity: "warning", Message: path + " does not exist yet"}}
+	default:
+		return []connector.Finding{{Severity: "error", Message: "it cannot be read: " + err.Error()}}
+	}
 }
 
 // registerMetrics adds the gauges and counters of the pipeline and the guard.

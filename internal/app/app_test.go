@@ -11,11 +11,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/api"
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/config"
 	"github.com/staunch-project/staunch/internal/store"
@@ -53,8 +55,16 @@ sources:
 
 func newNode(t *testing.T) *node {
 	t.Helper()
+	return newNodeWith(t, map[string]string{"staunch.yaml": nodeConfig})
+}
+
+// newNodeWith has further files in its folder.
+func newNodeWith(t *testing.T, files map[string]string) *node {
+	t.Helper()
 	n := &node{t: t, dir: t.TempDir()}
-	write(t, n.dir, "staunch.yaml", nodeConfig)
+	for name, text := range files {
+		write(t, n.dir, name, text)
+	}
 	write(t, n.dir, "identities.yaml", "v: 1\nidentities:\n  - {name: mallory, kind: human, tolerance: normal, accounts: [\"account:json/app:name:mallory\"]}\n")
 	write(t, n.dir, "rules/dump.yaml", "title: Dump\nid: dump\nlevel: high\nlogsource: {product: app}\ndetection: {s: {action: dump}, condition: s}\n")
 	cfg, err := config.Load(filepath.Join(n.dir, "staunch.yaml"))
@@ -77,7 +87,7 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	setup, err := app.Load(cfg, true)
+	setup, err := app.Load(cfg, false)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -202,6 +212,87 @@ func TestAnothersSourceAndToken(t *testing.T) {
 	}
 	if cs := n.cases(); len(cs) != 0 {
 		t.Errorf("refused input opened %+v", cs)
+	}
+}
+
+// TestDoctorFindsWhatIsWrong breaks one thing after the other and has doctor
+// name it.
+func TestDoctorFindsWhatIsWrong(t *testing.T) {
+	n := newNode(t)
+	diagnose := func() api.Diagnosis {
+		t.Helper()
+		status, b := n.call(http.MethodGet, "/v1/doctor", n.admin, "")
+		var d api.Diagnosis
+		if err := json.Unmarshal(b, &d); err != nil || status != http.StatusOK {
+			t.Fatalf("doctor answered %d %s (%v)", status, b, err)
+		}
+		return d
+	}
+	if d := diagnose(); !d.Healthy {
+		t.Fatalf("a sound node is ill: %+v", d)
+	}
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n = newNodeWith(t, map[string]string{
+		"rules/bad.yaml": "title: Bad\nid: bad\nlogsource: {product: app}\ndetection: {s: {'a|nosuch': b}, condition: s}\n",
+		"staunch.yaml": strings.Replace(nodeConfig, "mode: enforce", "mode: shadow", 1) + `
+  - {name: folder, format: json, realm: json/app, tail: {path: rules/dump.yaml/nowhere}}
+  - {name: early, format: json, realm: json/app, tail: {path: early.log}}
+realms:
+  - {name: postgresql/down, platform: postgresql, connector: {dsn: "postgres://staunch@` + nobody + `/postgres?connect_timeout=2"}}
+`,
+	})
+	err = n.app.Store().Update(t.Context(), func(tx store.Tx) error {
+		return tx.PutBreaker(store.Breaker{Scope: "source/events", Open: true, Reason: "too many at once"})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := diagnose()
+	if d.Healthy {
+		t.Error("an ill node is healthy")
+	}
+	for name, want := range map[string][2]string{
+		"rules":                 {"warning", "bad.yaml:4"},
+		"mode":                  {"warning", "shadow"},
+		"realm postgresql/down": {"error", ""},
+		"tail folder":           {"error", "cannot be read"},
+		"tail early":            {"warning", "does not exist yet"},
+		"source events":         {"warning", "has no connector"},
+		"breakers":              {"warning", "source/events is open: too many at once"},
+		"store":                 {"ok", ""},
+		"guard":                 {"ok", ""},
+	} {
+		if !slices.ContainsFunc(d.Checks, func(c api.Check) bool {
+			return c.Name == name && c.Status == want[0] && strings.Contains(c.Message, want[1])
+		}) {
+			t.Errorf("doctor does not say %v of %s: %+v", want, name, d.Checks)
+		}
+	}
+}
+
+func TestContainRefusesAnUnknownRealm(t *testing.T) {
+	n := newNode(t)
+	for _, path := range []string{"/v1/containments", "/v1/plan"} {
+		status, b := n.call(http.MethodPost, path, n.admin, `{"subject": "account:json/apq:name:mallory", "tier": "isolate", "reason": "a typo"}`)
+		if status != http.StatusBadRequest && status != http.StatusUnprocessableEntity || !strings.Contains(string(b), "json/app") {
+			t.Errorf("%s answered %d %s", path, status, b)
+		}
+	}
+	if status, b := n.call(http.MethodPost, "/v1/containments", n.admin, `{"subject": "account:json/app:name:*", "tier": "isolate", "reason": "all of them"}`); status/100 != 4 {
+		t.Errorf("a wildcard was answered %d %s", status, b)
+	}
+	if cs := n.cases(); len(cs) != 0 {
+		t.Errorf("cases were opened: %+v", cs)
+	}
+	if status, b := n.call(http.MethodPost, "/v1/containments", n.admin, `{"subject": "identity:mallory", "tier": "isolate", "reason": "no typo"}`); status/100 != 2 {
+		t.Errorf("an identity was answered %d %s", status, b)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -81,4 +82,34 @@ func TestStolenTokenStopsWorking(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("ledger %s, orders %s", out.DeniedLedger, out.DeniedOrders)
+
+	// The demo posts records, never signals: each signal is a rule's on a record of
+	// the access log, or a finding in a report, and its record is kept.
+	kinds := map[string]int{}
+	err = a.Store().View(t.Context(), func(r store.Reader) error {
+		clear(kinds)
+		signals, err := r.Signals(store.Page{Limit: 100})
+		if err != nil {
+			return err
+		}
+		for _, s := range signals {
+			ev, err := r.Event(s.Event)
+			if err != nil {
+				return err
+			}
+			_, byRule := setup.Bundle.Rules.Index(s.Rule)
+			switch finding := strings.HasPrefix(s.Rule, "source:"); {
+			case ev.Source == demo.SourceAccessLog && byRule && !finding:
+				kinds["rule"]++
+			case ev.Source == demo.SourceLeaks && finding && !byRule:
+				kinds["finding"]++
+			default:
+				t.Errorf("signal %s of rule %s is of source %s", s.ID, s.Rule, ev.Source)
+			}
+		}
+		return nil
+	})
+	if err != nil || kinds["rule"] == 0 || kinds["finding"] != 1 {
+		t.Errorf("signals by kind: %v (%v)", kinds, err)
+	}
 }

@@ -55,6 +55,9 @@ func NewFormat(name, mapping string) (format.Format, error) {
 	return formats.Generic("", data, mapping)
 }
 
+// GenericFormat is the format that a mapping file of the user's own gives.
+const GenericFormat = formats.GenericName
+
 // FormatNames returns the names of all formats, sorted; generic is the last.
 func FormatNames() []string {
 	names, err := formats.Names()
@@ -159,23 +162,20 @@ func relative(cfg *config.Config, path string) string {
 
 // loadRules reads the configured rule files and folders.
 func loadRules(cfg *config.Config) (*sigma.Set, []*sigma.RuleError, map[string][]byte, error) {
-	var rules []*sigma.Rule
-	var refused []*sigma.RuleError
 	data := map[string][]byte{}
 	for _, path := range cfg.Rules {
 		if _, err := os.Stat(path); err != nil {
 			return nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": rules", Reason: errors.Unwrap(err).Error() + ": " + path}
 		}
-		rs, es := sigma.LoadPath(path, sigma.Options{Placeholders: cfg.Placeholders})
-		rules, refused = append(rules, rs...), append(refused, es...)
-		for _, r := range rs {
-			if _, ok := data[r.Path]; !ok {
-				b, err := os.ReadFile(r.Path)
-				if err != nil {
-					return nil, nil, nil, fmt.Errorf("reading a rule again: %w", err)
-				}
-				data[r.Path] = b
+	}
+	rules, refused := sigma.LoadPaths(cfg.Rules, sigma.Options{Placeholders: cfg.Placeholders})
+	for _, r := range rules {
+		if _, ok := data[r.Path]; !ok {
+			b, err := os.ReadFile(r.Path)
+			if err != nil {
+				return nil, nil, nil, fmt.Errorf("reading a rule again: %w", err)
 			}
+			data[r.Path] = b
 		}
 	}
 	set, err := sigma.Compile(rules)

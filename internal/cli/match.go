@@ -7,18 +7,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/staunch-project/staunch"
-	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/app/offline"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 )
 
 func newMatchCmd(g *globals) *cobra.Command {
-	var rules, source, mapping, logsource string
-	var placeholders []string
+	var source, mapping, logsource string
+	var rules, placeholders []string
 	cmd := &cobra.Command{
 		Use:   "match --rules PATH --source NAME [FILE|-]",
 		Short: "Evaluate Sigma rules on records, one line per record",
-		Long: `Evaluate the Sigma rules of a file or folder on records. For each record one
+		Long: `Evaluate the Sigma rules of files and folders on records. For each record one
 line {"record":N,"rules":[ids...]} is printed; a broken record gives
 {"record":N,"error":...}, and the exit code is 3 at the end. A rule without id is
 named by its path and title. NAME is a format's name; json evaluates every rule
@@ -26,10 +25,13 @@ whatever its log source, unless --logsource narrows it.
 
 Rules that are not supported are named on standard error with file and line.`,
 		Example: `  staunch match --rules rules/ --source aws.cloudtrail events.ndjson
-  staunch match --rules rule.yml --source json --logsource product=github,service=audit -`,
+  staunch match --rules rules/ --rules more/rule.yml --source json --logsource product=github,service=audit -`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := app.NewFormat(source, mapping)
+			if err := wantJSONLines(cmd, g); err != nil {
+				return err
+			}
+			f, err := formatNamed(source, mapping)
 			if err != nil {
 				return err
 			}
@@ -41,12 +43,12 @@ Rules that are not supported are named on standard error with file and line.`,
 			if err != nil {
 				return err
 			}
-			loaded, refused := sigma.LoadPath(rules, sigma.Options{Placeholders: values})
+			loaded, refused := sigma.LoadPaths(rules, sigma.Options{Placeholders: values})
 			for _, e := range refused {
 				g.errf("refused: %s\n", clean(e.Error()))
 			}
 			if len(loaded) == 0 {
-				return &staunch.Problem{Place: rules, Reason: "has no rule that can be used"}
+				return &staunch.Problem{Place: strings.Join(rules, ", "), Reason: "has no rule that can be used"}
 			}
 			set, err := sigma.Compile(loaded)
 			if err != nil {
@@ -60,7 +62,7 @@ Rules that are not supported are named on standard error with file and line.`,
 			return offline.Match(set, f, ls, in, cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVar(&rules, "rules", "", "a rule file or a folder of rules")
+	cmd.Flags().StringArrayVar(&rules, "rules", nil, "a rule file or a folder of rules (repeatable)")
 	cmd.Flags().StringVar(&source, "source", "", "the records' format")
 	cmd.Flags().StringVar(&mapping, "mapping", "", "the mapping file, for format generic")
 	cmd.Flags().StringVar(&logsource, "logsource", "", "evaluate the rules for this log source: product=P[,service=S][,category=C]")
@@ -76,7 +78,7 @@ func parsePlaceholders(list []string) (map[string][]string, error) {
 	for _, s := range list {
 		name, value, ok := strings.Cut(s, "=")
 		if !ok || name == "" {
-			return nil, &staunch.Problem{Place: "--placeholder", Reason: fmt.Sprintf("%q is not NAME=VALUE", s)}
+			return nil, usagef("--placeholder: %q is not NAME=VALUE", s)
 		}
 		out[name] = append(out[name], value)
 	}
@@ -93,7 +95,7 @@ func parseLogsource(s string) (*sigma.Logsource, error) {
 		key, value, ok := strings.Cut(strings.TrimSpace(part), "=")
 		switch {
 		case !ok || value == "":
-			return nil, &staunch.Problem{Place: "--logsource", Reason: fmt.Sprintf("%q is not product=, service= or category= and a value", part)}
+			return nil, usagef("--logsource: %q is not product=, service= or category= and a value", part)
 		case key == "product":
 			ls.Product = value
 		case key == "service":
@@ -101,7 +103,7 @@ func parseLogsource(s string) (*sigma.Logsource, error) {
 		case key == "category":
 			ls.Category = value
 		default:
-			return nil, &staunch.Problem{Place: "--logsource", Reason: fmt.Sprintf("%q is not product, service or category", key)}
+			return nil, usagef("--logsource: %q is not product, service or category", key)
 		}
 	}
 	return ls, nil

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/app/offline"
+	"github.com/staunch-project/staunch/internal/format"
 )
 
 // openInput opens the file that a command reads: the last argument, or standard
@@ -26,7 +28,30 @@ func openInput(cmd *cobra.Command, args []string) (io.ReadCloser, error) {
 	return f, nil
 }
 
-func newNormalizeCmd(*globals) *cobra.Command {
+// formatNamed returns the format that a command line names.
+func formatNamed(name, mapping string) (format.Format, error) {
+	if (name == app.GenericFormat) != (mapping != "") {
+		if mapping != "" {
+			return nil, usagef("--mapping is for --source %s alone, not for %q", app.GenericFormat, name)
+		}
+		return nil, &exitError{code: ExitUsage, err: fmt.Errorf("format %s needs a mapping file", name), hint: "give --mapping FILE"}
+	}
+	f, err := app.NewFormat(name, mapping)
+	if errors.Is(err, staunch.ErrNotFound) {
+		return nil, &exitError{code: ExitUsage, err: err}
+	}
+	return f, err
+}
+
+// wantJSONLines refuses the output that a command of JSON lines does not have.
+func wantJSONLines(cmd *cobra.Command, g *globals) error {
+	if g.output == formYAML {
+		return usagef("%s writes JSON lines, not YAML", cmd.CommandPath())
+	}
+	return nil
+}
+
+func newNormalizeCmd(g *globals) *cobra.Command {
 	var source, mapping string
 	cmd := &cobra.Command{
 		Use:   "normalize --source NAME [FILE|-]",
@@ -42,7 +67,10 @@ envelope, and gzipped.`,
   staunch normalize --source generic --mapping leaks.yaml < leaks.ndjson`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := app.NewFormat(source, mapping)
+			if err := wantJSONLines(cmd, g); err != nil {
+				return err
+			}
+			f, err := formatNamed(source, mapping)
 			if err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -37,7 +38,7 @@ func loadSetup(g *globals, path string) (*app.Setup, error) {
 func sourceNamed(s *app.Setup, name string) (*pipeline.Source, error) {
 	if name == "" {
 		if len(s.Sources) != 1 {
-			return nil, &staunch.Problem{Place: "--source", Reason: fmt.Sprintf("is needed: the configuration has %d sources", len(s.Sources)), Hint: "name a source or a format"}
+			return nil, &exitError{code: ExitUsage, err: fmt.Errorf("--source is needed: the configuration has %d sources", len(s.Sources)), hint: "name a source or a format"}
 		}
 		for _, src := range s.Sources {
 			return src, nil
@@ -46,9 +47,13 @@ func sourceNamed(s *app.Setup, name string) (*pipeline.Source, error) {
 	if src, ok := s.Sources[name]; ok {
 		return src, nil
 	}
+	if name == app.GenericFormat {
+		return nil, usagef("--source: format %s has its mapping from a configured source: name that one", name)
+	}
 	f, err := app.NewFormat(name, "")
 	if err != nil {
-		return nil, &staunch.Problem{Place: "--source", Reason: fmt.Sprintf("%q is neither a configured source nor a format", name), Hint: fmt.Sprintf("formats: %v", app.FormatNames())}
+		names := slices.DeleteFunc(app.FormatNames(), func(n string) bool { return n == app.GenericFormat })
+		return nil, &exitError{code: ExitUsage, err: fmt.Errorf("--source: %q is neither a configured source nor a format", name), hint: "formats: " + strings.Join(names, ", ")}
 	}
 	return &pipeline.Source{
 		Name: offline.ReplayRealm, Realm: offline.ReplayRealm, Format: f, Ceiling: staunch.TierRevoke,
@@ -69,7 +74,7 @@ func (f *replayFlags) add(cmd *cobra.Command) {
 func (f *replayFlags) load(g *globals) (*app.Setup, *pipeline.Source, staunch.Mode, error) {
 	m, err := staunch.ParseMode(f.mode)
 	if err != nil {
-		return nil, nil, m, err
+		return nil, nil, m, &exitError{code: ExitUsage, err: fmt.Errorf("--mode: %w", err)}
 	}
 	s, err := loadSetup(g, f.path)
 	if err != nil {
@@ -100,15 +105,14 @@ The engine's mode is taken to be enforce, so that what would be contained shows;
 				return err
 			}
 			out := cmd.OutOrStdout()
-			asJSON := g.output != formTable
 			return offline.Replay(cmd.Context(), s, offline.ReplayOptions{
 				Source: src, Files: args, In: cmd.InOrStdin(), Mode: m,
 				Progress: func(format string, a ...any) { g.errf(format+"\n", a...) },
 			}, func(l offline.Line) error {
-				if !asJSON {
+				if g.output == formTable {
 					return replayText(out, l)
 				}
-				return writeJSONLine(out, l)
+				return g.writeDocument(out, l)
 			})
 		},
 	}
@@ -125,6 +129,17 @@ func writeClean(w io.Writer, lines string) error {
 		}
 	}
 	return nil
+}
+
+// writeDocument writes one of many answers: a line of JSON, or a YAML document.
+func (g *globals) writeDocument(w io.Writer, v any) error {
+	if g.output != formYAML {
+		return writeJSONLine(w, v)
+	}
+	if _, err := io.WriteString(w, "---\n"); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return writeYAML(w, v)
 }
 
 // writeJSONLine writes v on one line.
@@ -194,7 +209,7 @@ over the input, as it would if the records came one after the other.`,
 					x.Text(&b)
 					return writeClean(out, b.String())
 				}
-				return writeJSONLine(out, x)
+				return g.writeDocument(out, x)
 			})
 		},
 	}

@@ -555,3 +555,20 @@ func (c *Config) Source(name string) (Source, bool) {
 	}
 	return Source{}, false
 }
+
+// RealmNames returns every realm that the configuration speaks of, sorted: those
+// with a connector, of the sources, and of the guard's subjects.
+func (c *Config) RealmNames() []string {
+	var names []string
+	for _, r := range c.Realms {
+		names = append(names, r.Name)
+	}
+	for _, s := range c.Sources {
+		names = append(append(names, s.Realm), s.Accuses...)
+	}
+	for _, s := range c.Guard.Subjects {
+		names = append(names, s.Realm)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

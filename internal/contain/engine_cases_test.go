@@ -394,6 +394,74 @@ func (b *blind) Read(ctx context.Context, t staunch.Target, proof bool) (staunch
 	return b.Connector.Read(ctx, t, proof)
 }
 
+// doubter is a connector whose proof credential sees each effect a read later
+// than the acting one.
+type doubter struct {
+	connector.Connector
+	mu     sync.Mutex
+	before map[string]staunch.State
+	acted  map[string]bool
+	proofs map[string]int
+}
+
+func (d *doubter) Apply(ctx context.Context, in staunch.Intent) (staunch.Receipt, error) {
+	rec, err := d.Connector.Apply(ctx, in)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.acted[in.Target.String()] = true
+	return rec, err
+}
+
+func (d *doubter) Read(ctx context.Context, t staunch.Target, proof bool) (staunch.State, error) {
+	st, err := d.Connector.Read(ctx, t, proof)
+	if err != nil {
+		return st, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key := t.String()
+	switch {
+	case !d.acted[key]:
+		d.before[key] = st
+	case proof:
+		if d.proofs[key]++; d.proofs[key] == 1 {
+			return d.before[key], nil
+		}
+	}
+	return st, nil
+}
+
+// What the acting credential reads is no proof: a step is proven when the proof
+// credential sees the effect, and not before.
+func TestProofIsReadApart(t *testing.T) {
+	r := newRig(t)
+	r.platform.AddAccount("bob")
+	d := &doubter{before: map[string]staunch.State{}, acted: map[string]bool{}, proofs: map[string]int{}}
+	r.wrap = func(c connector.Connector) connector.Connector { d.Connector = c; return d }
+	r.start()
+	con := r.open(account("bob"), staunch.TierIsolate, revokeNow, "k").Containment
+	c := r.await(con.ID, "held", phase(staunch.PhaseHeld))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	doubted := 0
+	for _, s := range c.Steps {
+		if s.State != staunch.StepProven {
+			t.Errorf("%s is %s: %s", s.Target, s.State, c.Containment.Trouble)
+		}
+		key := s.Target.String()
+		if !d.acted[key] || !d.before[key].Effective {
+			continue // nothing was there to take away
+		}
+		doubted++
+		if d.proofs[key] < 2 {
+			t.Errorf("%s was taken for proven after %d proof reads, of which the first saw no effect", s.Target, d.proofs[key])
+		}
+	}
+	if doubted == 0 {
+		t.Error("no effect was doubted")
+	}
+}
+
 // A step that failed without anybody knowing whether it took effect is undone at
 // release like any other.
 func TestFailedStepThatMayHaveTakenEffect(t *testing.T) {

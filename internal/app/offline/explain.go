@@ -86,7 +86,7 @@ func Explain(ctx context.Context, s *app.Setup, o ExplainOptions, emit func(Expl
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("reading records: %w", err)
+			return err
 		}
 		x := Explained{V: staunch.Version, Record: rec.Number}
 		err = rec.Err

@@ -54,7 +54,7 @@ func Normalize(f format.Format, in io.Reader, out io.Writer, now staunch.Time) e
 			break
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("reading records: %w", err), w.Flush())
+			return errors.Join(err, w.Flush())
 		}
 		line, err := normalized(f, rec, env)
 		if err != nil {
@@ -116,7 +116,7 @@ func Match(set *sigma.Set, f format.Format, ls *sigma.Logsource, in io.Reader, o
 			break
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("reading records: %w", err), w.Flush())
+			return errors.Join(err, w.Flush())
 		}
 		line = fmt.Appendf(line[:0], `{"record":%d,`, rec.Number)
 		if rec.Err != nil {

@@ -201,8 +201,9 @@ func Replay(ctx context.Context, s *app.Setup, o ReplayOptions, emit func(Line) 
 		}
 		return strings.Compare(a.id, b.id)
 	})
-	if len(entries) > 0 {
-		sum.From, sum.To = entries[0].at, entries[len(entries)-1].at
+	// Records without a time come first and say nothing of the span.
+	if i := slices.IndexFunc(entries, func(e entry) bool { return e.at != 0 }); i >= 0 {
+		sum.From, sum.To = entries[i].at, entries[len(entries)-1].at
 	}
 	b, err := newBench(ctx, s, o.Mode)
 	if err != nil {
@@ -327,7 +328,7 @@ func readEntries(o ReplayOptions, sum *Summary, reject func(string, int, error) 
 				break
 			}
 			if err != nil {
-				return nil, fmt.Errorf("%s: reading records: %w", name, err)
+				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 			if rec.Err != nil {
 				if err := reject(name, rec.Number, rec.Err); err != nil {

@@ -20,7 +20,8 @@ import (
 
 // Load reads every .yml and .yaml file of fsys below the roots (all of it when
 // none is given; a root may be a file of any name), in the order of their
-// paths. It returns the rules that are sound and an error for each problem of
+// paths; files and folders whose name begins with a dot are passed over. It
+// returns the rules that are sound and an error for each problem of
 // those that are not; a file that cannot be read is one too. Two rules with one
 // id are an error of the later one.
 func Load(fsys fs.FS, opts Options, roots ...string) ([]*Rule, []*RuleError) {
@@ -67,6 +68,14 @@ func load(fsys fs.FS, prefix string, opts Options, roots []string) ([]*Rule, []*
 			if err != nil {
 				errs = append(errs, &RuleError{Path: shown(name), Reason: "reading rules: " + err.Error()})
 				if d != nil && d.IsDir() {
+					return fs.SkipDir
+				}
+				return nil
+			}
+			// Hidden ones are a repository's own, or the copies that a mounted
+			// Kubernetes volume keeps behind its links.
+			if base := path.Base(name); name != root && strings.HasPrefix(base, ".") {
+				if d.IsDir() {
 					return fs.SkipDir
 				}
 				return nil

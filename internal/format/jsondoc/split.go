@@ -50,7 +50,10 @@ const (
 //
 //   - '[': a top-level array; every element is a record. Where the array's own
 //     syntax breaks, the record at that place is reported and the array ends;
-//     elements before it have been given already. Another array may follow.
+//     elements before it have been given already, and reading goes on at the
+//     next line that starts with '{'. Another array may follow. Where what
+//     follows the '[' is neither an object nor an array and the line is not the
+//     beginning of JSON, it is a line of a log ("[2026-01-02] started"): NDJSON.
 //   - '{' where the rest of the line leaves the value open, or where another
 //     value begins on the same line: one object or concatenated objects, over
 //     as many lines as they take. A record whose brackets do not match, or that
@@ -72,9 +75,12 @@ type Splitter struct {
 	err    error // of the reader, given once the buffered bytes are used up
 	number int
 	mode   mode
-	began  bool  // the byte order mark was looked for
-	sep    bool  // modeArray: an element was read, a comma or the end comes next
-	arrays int64 // offset of the array's '[', for errors
+	began  bool // the byte order mark was looked for
+	sep    bool // modeArray: an element was read, a comma or the end comes next
+	// inArray says that an array broke, so that an object with a comma behind it
+	// is one of its elements.
+	inArray bool
+	arrays  int64 // offset of the array's '[', for errors
 }
 
 const (
@@ -125,17 +131,17 @@ func (s *Splitter) Next() (Record, error) {
 			switch {
 			case c == ']':
 				s.pos++
-				s.mode = modeUnknown
+				s.mode, s.inArray = modeUnknown, false
 			case s.sep && c == ',':
 				s.pos++
 				s.sep = false
 				if c, ok := s.peek(); ok && c == ']' {
-					return s.breakArray("the array has a comma before its end"), nil
+					return s.breakArray(c, "the array has a comma before its end"), nil
 				}
 			case s.sep:
-				return s.breakArray("expected ',' or ']' but found " + quoteByte(c)), nil
+				return s.breakArray(c, "expected ',' or ']' but found "+quoteByte(c)), nil
 			case c == ',':
-				return s.breakArray("expected a value but found ','"), nil
+				return s.breakArray(c, "expected a value but found ','"), nil
 			default:
 				s.sep = true
 				return s.element(), nil
@@ -148,6 +154,10 @@ func (s *Splitter) Next() (Record, error) {
 func (s *Splitter) decide(c byte) {
 	switch c {
 	case '[':
+		if !s.opensArray() {
+			s.mode = modeLines
+			return
+		}
 		s.arrays = s.base + int64(s.pos)
 		s.pos++
 		s.mode, s.sep = modeArray, false
@@ -167,8 +177,11 @@ func (s *Splitter) decide(c byte) {
 				n++
 			}
 			if s.pos+n < len(s.buf) {
-				if s.buf[s.pos+n] == '{' {
+				switch c := s.buf[s.pos+n]; {
+				case c == '{':
 					s.mode = modeConcat
+				case s.inArray && (c == ',' || c == ']'):
+					s.mode, s.sep = modeArray, false
 				}
 				return
 			}
@@ -184,6 +197,51 @@ func (s *Splitter) decide(c byte) {
 		text := s.buf[s.pos : s.pos+n]
 		if err := d.Parse(text); errors.As(err, &se) && se.Offset >= len(text) {
 			s.mode = modeConcat
+		}
+	}
+}
+
+// opensArray says whether the '[' at pos begins an array of records and not a
+// line of a log. Only a line that puts anything but an object, an array or the
+// array's end behind the bracket has to be read for it.
+func (s *Splitter) opensArray() bool {
+	n := 1
+	for {
+		for s.pos+n < len(s.buf) && charClass[s.buf[s.pos+n]]&cBlank != 0 {
+			n++
+		}
+		if s.pos+n < len(s.buf) {
+			break
+		}
+		if n > s.limits.Bytes || !s.fill() {
+			return true
+		}
+	}
+	switch s.buf[s.pos+n] {
+	case '{', '[', ']':
+		return true
+	}
+	var b bounds
+	n, st := s.scan(&b, '\n')
+	if st == scanLarge {
+		return true
+	}
+	err := New(s.limits).Parse(s.buf[s.pos : s.pos+n])
+	if st != scanDone {
+		var se *SyntaxError
+		return errors.As(err, &se) && se.Offset >= n
+	}
+	if err != nil {
+		return false
+	}
+	for {
+		for ; s.pos+n < len(s.buf); n++ {
+			if c := s.buf[s.pos+n]; c == '\n' || charClass[c]&cBlank == 0 {
+				return c == '\n'
+			}
+		}
+		if n > s.limits.Bytes || !s.fill() {
+			return true
 		}
 	}
 }
@@ -276,22 +334,28 @@ func (s *Splitter) value(c byte) Record {
 		rec.Raw = bytes.Clone(rec.Raw)
 	}
 	s.pos = end
-	last := s.buf[end-1]
+	s.skipToObject(s.buf[end-1])
+	return rec
+}
+
+// skipToObject goes on to the next line that begins with '{', or to the end;
+// last is the byte before pos.
+func (s *Splitter) skipToObject(last byte) {
 	for {
 		rest := s.buf[s.pos:]
 		if last == '\n' && len(rest) > 0 && rest[0] == '{' {
-			return rec
+			return
 		}
 		if i := bytes.Index(rest, []byte("\n{")); i >= 0 {
 			s.pos += i + 1
-			return rec
+			return
 		}
 		if len(rest) > 0 {
 			last = rest[len(rest)-1]
 		}
 		s.pos = len(s.buf)
 		if !s.fill() {
-			return rec
+			return
 		}
 	}
 }
@@ -317,7 +381,8 @@ func (s *Splitter) element() Record {
 			case scanDone:
 				return rec
 			case scanBroken:
-				s.drain()
+				s.resync()
+				s.skipToObject(0)
 				return rec
 			}
 			if !s.fill() {
@@ -326,34 +391,47 @@ func (s *Splitter) element() Record {
 				return rec
 			}
 		}
-	case scanBroken:
-		rec := s.record(start, end, fail(n, b.reason))
-		rec.Raw = bytes.Clone(rec.Raw)
-		s.drain()
-		return rec
-	default:
-		s.pos = len(s.buf)
-		s.mode = modeUnknown
-		return s.record(start, end, ErrTruncated)
 	}
-}
-
-// breakArray reports the place where the array's own syntax broke as a record
-// and gives up the rest of the stream, which nothing can be said about.
-func (s *Splitter) breakArray(reason string) Record {
-	rec := s.record(s.pos, s.pos, fail(0, reason))
-	s.drain()
+	err := ErrTruncated
+	if st == scanBroken {
+		err = fail(n, b.reason)
+	}
+	s.resync()
+	// The element may have lost its end, and the next line be another one.
+	if i := bytes.Index(s.buf[start:end], []byte("\n{")); i >= 0 {
+		s.pos = start + i + 1
+		return s.record(start, s.pos, err)
+	}
+	rec := s.record(start, end, err)
+	rec.Raw = bytes.Clone(rec.Raw)
+	s.pos = end
+	s.skipToObject(0)
 	return rec
 }
 
-// drain reads to the end of the stream.
-func (s *Splitter) drain() {
-	s.mode = modeUnknown
-	s.pos = len(s.buf)
-	for s.fill() {
-		s.pos = len(s.buf)
+// breakArray reports the place where the array's own syntax broke as a record
+// and goes on where the next element can be told; c is the byte at that place.
+func (s *Splitter) breakArray(c byte, reason string) Record {
+	rec := s.record(s.pos, s.pos, fail(0, reason))
+	switch c {
+	case ',', ']':
+		s.pos++
+		if c == ']' {
+			s.mode = modeUnknown
+		}
+	case '{':
+		s.resync()
+	default:
+		s.pos++
+		s.resync()
+		s.skipToObject(c)
 	}
+	return rec
 }
+
+// resync has the way of reading decided anew, by an object that may be an
+// element of the array that broke.
+func (s *Splitter) resync() { s.mode, s.inArray = modeUnknown, true }
 
 // excerpt copies the beginning of a record that is too large, so that it
 // survives the reading of its rest.

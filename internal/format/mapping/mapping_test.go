@@ -317,6 +317,33 @@ ocsf:
 	}
 }
 
+// TestSecretsAgree checks that keys and the event take the same values for
+// secrets: a flag in a token's place is none.
+func TestSecretsAgree(t *testing.T) {
+	f := mustCompile(t, head+`
+secrets: {at: [{path: token, kind: credential, keep: true}]}
+refs: {token: {kind: credential, scheme: sha256, from: {from: token, match: "^sha256:.+"}}, user: {kind: account, scheme: x, from: user}}
+keys: {actor: [token, user]}
+facts:
+  - {type: same_as, subject: user, of: token}
+ocsf: {}
+`)
+	for _, token := range []string{`"tok-123456"`, `1234567`, `true`, `false`, `null`, `{}`, `{"a": "tok-123456"}`, `["tok-123456"]`, `""`} {
+		d := parsed(t, `{"user":"ann","token":`+token+`}`)
+		k, err := f.Keys(d, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := f.Map(d, k, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if named := len(k.Actor) == 2; named != k.Facts || k.Facts != (len(m.Facts) == 1) {
+			t.Errorf("token %s: actor %v, keys say facts %v, the mapping states %v", token, k.Actor, k.Facts, m.Facts)
+		}
+	}
+}
+
 // TestOneWrongValue checks that a value of the wrong type costs that value
 // alone.
 func TestOneWrongValue(t *testing.T) {

@@ -236,7 +236,8 @@ func redaction(s *format.SecretValue) string {
 // shown returns what may be shown of a value that the rule is about; ok is
 // false when the value is no secret.
 func (r *run) shown(rule *secretRule, v jsondoc.Value) ([]byte, bool) {
-	if rule.when != nil && !r.holds(rule.when) {
+	// The same values as findSecrets takes, so that keys and the event agree.
+	if k := v.Kind(); k != jsondoc.String && k != jsondoc.Number || rule.when != nil && !r.holds(rule.when) {
 		return nil, false
 	}
 	s, ok := r.secretValue(rule, v)

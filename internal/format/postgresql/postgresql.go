@@ -91,7 +91,7 @@ func derive(rec jsondoc.Value, out *mapping.Derived) {
 		set("operation", "authentication failed")
 		set("account", unquote(m[1]))
 		set("database", unquote(m[2]))
-	case code(rec) == "28P01" || code(rec) == "28000":
+	case code(rec) == "28P01" || code(rec) == "28000" || refusedAtStart(rec):
 		set("event", "login_failed")
 		set("operation", "authentication failed")
 	default:
@@ -109,6 +109,16 @@ func derive(rec jsondoc.Value, out *mapping.Derived) {
 			set("operation", rec.Get("error_severity").String())
 		}
 	}
+}
+
+// refusedAtStart says that a session ended before it began: its database does
+// not exist, the role may not connect to it or has too many connections.
+func refusedAtStart(rec jsondoc.Value) bool {
+	if rec.Get("error_severity").String() != "FATAL" || rec.Get("backend_type").String() != "client backend" {
+		return false
+	}
+	ps := rec.Get("ps").String()
+	return ps == "startup" || ps == "authentication"
 }
 
 func code(rec jsondoc.Value) string { return rec.Get("state_code").String() }
