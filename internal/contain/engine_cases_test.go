@@ -404,6 +404,15 @@ type doubter struct {
 	proofs map[string]int
 }
 
+// Expand leaves every read to Read, where it is seen.
+func (d *doubter) Expand(ctx context.Context, req connector.ExpandRequest) (connector.Expansion, error) {
+	ex, err := d.Connector.Expand(ctx, req)
+	for i := range ex.Actions {
+		ex.Actions[i].State = nil
+	}
+	return ex, err
+}
+
 func (d *doubter) Apply(ctx context.Context, in staunch.Intent) (staunch.Receipt, error) {
 	rec, err := d.Connector.Apply(ctx, in)
 	d.mu.Lock()
