@@ -213,8 +213,9 @@ const (
 	warmEach      = 2
 )
 
-// Warm opens connections ahead. One costs the server a process, which takes
-// longer than all that is asked on it.
+// Warm opens connections ahead, and asks on each what a containment asks, about
+// our own role. A connection costs the server a process that has read nothing
+// yet, which takes longer than all that is asked on it later.
 func (c *Connector) Warm(ctx context.Context) error {
 	conn, err := c.acquire(ctx, false, "")
 	if err != nil {
@@ -239,6 +240,9 @@ func (c *Connector) Warm(ctx context.Context) error {
 				break
 			}
 			held = append(held, conn)
+			if err := c.prime(ctx, conn, database); err != nil {
+				errs = append(errs, err)
+			}
 		}
 		for _, conn := range held {
 			conn.Release()
@@ -252,6 +256,22 @@ func (c *Connector) Warm(ctx context.Context) error {
 		hold(true, n, warmEach)
 	}
 	return classify("connecting ahead", errors.Join(errs...), false)
+}
+
+// prime has a connection's statements prepared and the server's process know the
+// catalogues that they read.
+func (c *Connector) prime(ctx context.Context, conn *pgxpool.Conn, database string) error {
+	us := staunch.Ref{Kind: staunch.KindAccount, Realm: c.realm, Scheme: SchemeRole, Value: conn.Conn().Config().User}
+	attrs := []string{AttrGrants, AttrSessions}
+	if database != "" {
+		attrs = []string{AttrGrantsIn}
+	}
+	for _, attr := range attrs {
+		if _, _, err := c.read(ctx, conn, staunch.Target{Ref: us, Attribute: attr + database}, attr, database); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // within bounds ctx by the intent's deadline.

@@ -291,14 +291,11 @@ func (c *Connector) terminate(ctx context.Context, in staunch.Intent, attr strin
 		return backends(ctx, conn, "a.usesysid = $1", pre.OID)
 	}
 	ended := 0
-	for range rounds {
-		now, err := list()
-		if err != nil {
-			return ended > 0, "", fmt.Errorf("listing sessions: %w", err)
-		}
-		if len(now) == 0 {
-			break
-		}
+	now, err := list()
+	if err != nil {
+		return false, "", fmt.Errorf("listing sessions: %w", err)
+	}
+	for round := 0; round < rounds && len(now) > 0; round++ {
 		why, err := c.protectedSession(ctx, conn, now[0])
 		if err != nil {
 			return ended > 0, "", err
@@ -317,8 +314,8 @@ func (c *Connector) terminate(ctx context.Context, in staunch.Intent, attr strin
 			return ended > 0, "", fmt.Errorf("ending %d sessions: %w", len(now), err)
 		}
 		ended += len(now)
-		if err := gone(ctx, list, now); err != nil {
-			return true, "", fmt.Errorf("waiting for %d sessions to end: %w", len(now), err)
+		if now, err = gone(ctx, list, now); err != nil {
+			return true, "", fmt.Errorf("waiting for sessions to end: %w", err)
 		}
 	}
 	if ended == 0 {
@@ -331,8 +328,9 @@ func (c *Connector) terminate(ctx context.Context, in staunch.Intent, attr strin
 // proof read tells whether it did.
 const longestWait = time.Second
 
-// gone waits until none of the sessions is there any more.
-func gone(ctx context.Context, list func() ([]backendBody, error), were []backendBody) error {
+// gone waits until none of the sessions is there any more, and returns those that
+// are there then.
+func gone(ctx context.Context, list func() ([]backendBody, error), were []backendBody) ([]backendBody, error) {
 	old := map[backend]bool{}
 	for _, b := range were {
 		old[b.backend] = true
@@ -342,20 +340,20 @@ func gone(ctx context.Context, list func() ([]backendBody, error), were []backen
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		now, err := list()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !slices.ContainsFunc(now, func(b backendBody) bool { return old[b.backend] }) {
-			return nil
+			return now, nil
 		}
 		t := time.NewTimer(pause)
 		select {
 		case <-t.C:
 		case <-limit.C:
 			t.Stop()
-			return nil
+			return now, nil
 		case <-ctx.Done():
 			t.Stop()
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 }
