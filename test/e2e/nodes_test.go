@@ -210,7 +210,7 @@ func TestNodesDecideByOneConfiguration(t *testing.T) {
 	b.refuses("carol", "dump")
 	b.write("rules/grant.yaml", rule("grant"))
 	eventually(t, "the second node goes on", func() bool { return b.try("carol", "grant") == nil })
-	if status, _ := b.get("/readyz"); status != http.StatusOK {
+	if status, _ := b.get("/readyz"); status != http.StatusNoContent {
 		t.Errorf("/readyz is %d", status)
 	}
 	if a.active() != r.Bundle || len(a.cases()) != 3 {
