@@ -245,16 +245,16 @@ func TestPipelines(t *testing.T) {
 
 func TestPipelineRefusals(t *testing.T) {
 	for text, want := range map[string]string{
-		"":           "p.yaml: empty",
-		"v: 1\n":     "neither maps nor placeholders",
-		"maps: []\n": "p.yaml: v: is 0",
-		"v: 1\nmpas: []\n":                               `p.yaml:2: unknown key "mpas"`,
-		"v: 1\nmaps:\n  - {logsource: {product: p}}\n":   "maps[0]: changes nothing",
-		"v: 1\nmaps:\n  - fields: {a: []}\n":             "p.yaml:3: one to 16 names are needed",
-		"v: 1\nmaps:\n  - fields: {a: ['']}\n":           "p.yaml:3: an empty name",
-		"v: 1\nmaps:\n  - logsource: {prodct: p}\n":      `p.yaml:3: unknown key "prodct"`,
-		"v: 1\nmaps:\n  - fields:\n      a:\n":           "maps[0].fields.a: has no name",
-		"v: 1\nplaceholders: {a: b}\n":                   "a list is needed",
+		"":                 "p.yaml: empty",
+		"v: 1\n":           "neither maps nor placeholders",
+		"maps: []\n":       "p.yaml: v: is 0",
+		"v: 1\nmpas: []\n": `p.yaml:2: unknown key "mpas"`,
+		"v: 1\nmaps:\n  - {logsource: {product: p}}\n":    "maps[0]: changes nothing",
+		"v: 1\nmaps:\n  - fields: {a: []}\n":              "p.yaml:3: one to 16 names are needed",
+		"v: 1\nmaps:\n  - fields: {a: ['']}\n":            "p.yaml:3: an empty name",
+		"v: 1\nmaps:\n  - logsource: {prodct: p}\n":       `p.yaml:3: unknown key "prodct"`,
+		"v: 1\nmaps:\n  - fields:\n      a:\n":            "maps[0].fields.a: has no name",
+		"v: 1\nplaceholders: {a: b}\n":                    "a list is needed",
 		"v: 1\n#" + strings.Repeat("x", maxPipelineBytes): "larger than",
 	} {
 		if _, err := ParsePipeline("p.yaml", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
