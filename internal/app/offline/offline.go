@@ -141,7 +141,10 @@ func (m *matcher) match(doc *jsondoc.Doc) error {
 		return nil
 	}
 	event, err := eventOf(m.f, doc, format.Env{Source: "match", Realm: ReplayRealm})
-	if err != nil {
+	switch {
+	case err != nil && m.f.Logsource(doc).All:
+		return nil // any JSON is a record of this format, and not all of it says who and when
+	case err != nil:
 		return err
 	}
 	m.hits, err = m.set.MatchMapped(event, ls, &m.mapped, m.hits)
