@@ -223,7 +223,8 @@ func licences(rules []*sigma.Rule) []licence {
 	}
 	out := []licence{}
 	for _, name := range slices.Sorted(maps.Keys(by)) {
-		out = append(out, licence{name, count[name], slices.AppendSeq([]string{}, slices.Values(slices.Sorted(maps.Keys(by[name]))))})
+		authors := append([]string{}, slices.Sorted(maps.Keys(by[name]))...)
+		out = append(out, licence{name, count[name], authors})
 	}
 	return out
 }

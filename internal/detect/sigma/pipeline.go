@@ -200,12 +200,11 @@ func (p *ruleParser) fields(name string) []string {
 	for _, m := range p.maps {
 		var next []string
 		for _, n := range out {
-			switch to := m.fields[n]; {
-			case len(to) > 0:
+			if to := m.fields[n]; len(to) > 0 {
 				next = append(next, to...)
-			default:
-				next = append(next, m.prefix+n)
+				continue
 			}
+			next = append(next, m.prefix+n)
 		}
 		if out = next; len(out) > maxFieldNames {
 			p.errorf(p.rule.Line, "pipelines give the field %q more than %d names", name, maxFieldNames)
