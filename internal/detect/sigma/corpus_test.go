@@ -156,3 +156,61 @@ func TestCorpusSamples(t *testing.T) {
 		}
 	}
 }
+
+// The engine and the slow interpreter say the same of every rule and event of the
+// regression data that are of one log source, so that a rule which matches
+// another rule's event does so by its own words.
+func TestCorpusAgainstReference(t *testing.T) {
+	f, err := os.Open(filepath.Join(corpus(t), "sigma_regression", "regression.ndjson"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	in := bufio.NewScanner(f)
+	in.Buffer(nil, 16<<20)
+	type one struct {
+		RuleYAML  string            `json:"rule_yaml"`
+		Logsource Logsource         `json:"logsource"`
+		Events    []json.RawMessage `json:"events"`
+		rule      *Rule
+	}
+	var all []one
+	for in.Scan() {
+		var c one
+		if err := json.Unmarshal(in.Bytes(), &c); err != nil {
+			t.Fatal(err)
+		}
+		c.rule = parseOne(t, c.RuleYAML, Options{})
+		all = append(all, c)
+	}
+	doc := jsondoc.New(jsondoc.Limits{})
+	pairs, hits := 0, 0
+	for _, r := range all {
+		set := compile(t, r.rule)
+		for _, c := range all {
+			if !c.Logsource.Covers(r.rule.Logsource) {
+				continue
+			}
+			for _, e := range c.Events {
+				if err := doc.Parse(e); err != nil {
+					t.Fatal(err)
+				}
+				got := len(set.Match(doc, c.Logsource, nil, nil)) == 1
+				want, err := refMatch(r.RuleYAML, string(e), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if pairs++; got {
+					hits++
+				}
+				if got != want {
+					t.Errorf("%s on %s: the engine says %v, the reference %v", r.rule.Title, e, got, want)
+				}
+			}
+		}
+	}
+	t.Logf("%d pairs, %d match", pairs, hits)
+	if hits < len(all) {
+		t.Errorf("only %d of %d pairs match", hits, pairs)
+	}
+}
