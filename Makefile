@@ -55,6 +55,11 @@ bench-whole: prerequisites ## measure the whole process on PostgreSQL, oauth2 an
 		go test -tags systems -count=1 -timeout 0 -v ./test/bench -args -full \
 		-results $(CURDIR)/.bench/results.jsonl -build "$$(scripts/tree-id.sh)" $(BENCHARGS)
 
+.PHONY: corpus
+corpus: ## measure matcher and rule pack on the third-party rules and events in STAUNCH_CORPUS
+	@test -n "$${STAUNCH_CORPUS:-}" || { echo 'STAUNCH_CORPUS is not set: it names the folder of the corpora' >&2; exit 1; }
+	go test -count=1 -v ./test/corpus | grep -v -e '^=== ' -e '^--- PASS' -e '^PASS'
+
 .PHONY: prerequisites
 prerequisites: ## install what the tests need, as root; else say what is missing
 	scripts/need.sh gcc postgresql pgaudit

@@ -34,6 +34,21 @@ type Signal struct {
 	// Author and License are the rule's, shown wherever the match is shown.
 	Author  string `json:"author,omitempty"`
 	License string `json:"license,omitempty"`
+	// References are the rule's.
+	References []string `json:"references,omitempty"`
+}
+
+// Credit says whose a rule is and under which licence, "" where it does not say.
+func Credit(author, license string) string {
+	switch {
+	case author != "" && license != "":
+		return "by " + author + ", licence " + license
+	case author != "":
+		return "by " + author
+	case license != "":
+		return "licence " + license
+	}
+	return ""
 }
 
 // SignalID derives the id of a single-event signal: the same rule, subject and

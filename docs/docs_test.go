@@ -167,6 +167,8 @@ func TestSnippets(t *testing.T) {
 				_, err = inventory.ParseIdentities([]byte(b.body), b.place)
 			case "rule":
 				err = loadRules(b)
+			case "pipeline":
+				_, err = sigma.ParsePipeline(b.place, []byte(b.body))
 			case "refused-rule":
 				if err = loadRules(b); err == nil {
 					err = errors.New("is shown as a rule that is refused, and is not refused")

@@ -59,7 +59,14 @@ func timeline(c Case, events []staunch.Event, records []staunch.Record) []Moment
 		if name == "" {
 			name = g.Rule
 		}
-		add(g.Learned, momentSignal, g.ID, "", "%s accuses %s (confidence %.2f)", name, g.Accused, g.Confidence)
+		credit := ""
+		if by := staunch.Credit(g.Author, g.License); by != "" {
+			credit = "; the rule is " + by
+		}
+		if len(g.References) > 0 {
+			credit += "; see " + strings.Join(g.References, ", ")
+		}
+		add(g.Learned, momentSignal, g.ID, "", "%s accuses %s (confidence %.2f)%s", name, g.Accused, g.Confidence, credit)
 	}
 	for _, d := range c.Decisions {
 		why := ""

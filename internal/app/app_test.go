@@ -427,3 +427,48 @@ func TestApprovalTakesItsPlaces(t *testing.T) {
 		t.Errorf("%d places are taken after the approval, want 1", got)
 	}
 }
+
+// TestReloadOfRuleSettings has modes by id, pipelines and filters take effect at
+// once and together, each with another bundle; a wrong one changes nothing.
+func TestReloadOfRuleSettings(t *testing.T) {
+	n := newNode(t)
+	bundles := map[string]bool{}
+	reload := func(what string) {
+		t.Helper()
+		r, err := n.app.Reload(t.Context(), "test")
+		if err != nil || !r.Changed || bundles[r.Bundle] {
+			t.Fatalf("%s: reloading gave %+v, %v", what, r, err)
+		}
+		bundles[r.Bundle] = true
+	}
+	write(t, n.dir, "staunch.yaml", nodeConfig+"rule_modes: {dump: shadow}\n")
+	reload("a mode by id")
+	n.post(event("1", "mallory", "dump"))
+	if cs := n.cases(); len(cs) != 0 {
+		t.Fatalf("a rule in shadow contained: %+v", cs)
+	}
+	for _, bad := range []string{"rule_modes: {dmup: shadow}\n", "rule_modes: {dump: quiet}\n", "pipelines: [nowhere.yaml]\n"} {
+		write(t, n.dir, "staunch.yaml", nodeConfig+bad)
+		if _, err := n.app.Reload(t.Context(), "test"); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	n.post(event("2", "mallory", "dump"))
+	if cs := n.cases(); len(cs) != 0 {
+		t.Fatalf("a refused reload changed the rule's mode: %+v", cs)
+	}
+	write(t, n.dir, "staunch.yaml", nodeConfig)
+	write(t, n.dir, "rules/known.yaml", "title: Known\nlogsource: {product: app}\nfilter: {rules: [dump], who: {user: mallory}, condition: who}\n")
+	reload("a filter")
+	n.post(event("3", "mallory", "dump"))
+	if cs := n.cases(); len(cs) != 0 {
+		t.Fatalf("a filtered event contained: %+v", cs)
+	}
+	write(t, n.dir, "staunch.yaml", nodeConfig+"pipelines: [pipe.yaml]\n")
+	write(t, n.dir, "pipe.yaml", "v: 1\nmaps: [{fields: {user: nobody}}]\n")
+	reload("a pipeline")
+	n.post(event("4", "mallory", "dump"))
+	if cs := n.cases(); len(cs) != 1 {
+		t.Errorf("the filter's field was not translated: %+v", cs)
+	}
+}

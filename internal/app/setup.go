@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -162,27 +163,61 @@ func relative(cfg *config.Config, path string) string {
 
 // loadRules reads the configured rule files and folders.
 func loadRules(cfg *config.Config) (*sigma.Set, []*sigma.RuleError, map[string][]byte, error) {
-	data := map[string][]byte{}
 	for _, path := range cfg.Rules {
 		if _, err := os.Stat(path); err != nil {
 			return nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": rules", Reason: errors.Unwrap(err).Error() + ": " + path}
 		}
 	}
-	rules, refused := sigma.LoadPaths(cfg.Rules, sigma.Options{Placeholders: cfg.Placeholders})
-	for _, r := range rules {
-		if _, ok := data[r.Path]; !ok {
-			b, err := os.ReadFile(r.Path)
-			if err != nil {
-				return nil, nil, nil, fmt.Errorf("reading a rule again: %w", err)
-			}
-			data[r.Path] = b
+	pipelines, err := sigma.LoadPipelines(cfg.Pipelines...)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	loaded := sigma.LoadPaths(sigma.Options{Placeholders: cfg.Placeholders, Pipelines: pipelines}, cfg.Rules...)
+	if err := setModes(cfg, loaded); err != nil {
+		return nil, nil, nil, err
+	}
+	used := slices.Clone(cfg.Pipelines)
+	for _, r := range loaded.Rules {
+		used = append(used, r.Path)
+	}
+	for _, f := range loaded.Filters {
+		used = append(used, f.Path)
+	}
+	data := map[string][]byte{}
+	for _, path := range used {
+		if _, ok := data[path]; ok {
+			continue
+		}
+		if data[path], err = os.ReadFile(path); err != nil {
+			return nil, nil, nil, fmt.Errorf("reading a rule again: %w", err)
 		}
 	}
-	set, err := sigma.Compile(rules)
+	set, err := sigma.Compile(loaded.Rules)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("compiling the rules: %w", err)
 	}
-	return set, refused, data, nil
+	return set, loaded.Errors, data, nil
+}
+
+// setModes gives rules the modes that the configuration has for their ids. An id
+// that no rule has is an error: a rule that was meant to be in shadow would not
+// be.
+func setModes(cfg *config.Config, loaded *sigma.Loaded) error {
+	left := maps.Clone(cfg.RuleModes)
+	for _, r := range loaded.Rules {
+		if m, ok := left[r.ID]; ok {
+			r.Mode = m.String()
+			delete(left, r.ID)
+		}
+	}
+	for _, e := range loaded.Errors {
+		delete(left, e.Rule) // it is told that the rule was refused
+	}
+	var errs []error
+	for _, id := range slices.Sorted(maps.Keys(left)) {
+		errs = append(errs, &staunch.Problem{Place: cfg.File() + ": rule_modes", Reason: fmt.Sprintf("no rule has the id %q", id)})
+	}
+	return errors.Join(errs...)
 }
 
 // policyFiles reads the default policies, unless they are turned off, and the

@@ -102,7 +102,7 @@ func exitCode(err error) int {
 	case errors.Is(err, staunch.ErrConflict):
 		return ExitConflict
 	case errors.Is(err, record.ErrBroken), errors.Is(err, record.ErrSignature), errors.Is(err, record.ErrWrongKey), errors.Is(err, staunch.ErrInvalid),
-		errors.Is(err, offline.ErrBadRecords), errors.Is(err, errTestsFailed):
+		errors.Is(err, offline.ErrBadRecords), errors.Is(err, errTestsFailed), errors.Is(err, errRulesRefused):
 		return ExitBad
 	case errors.Is(err, staunch.ErrOverloaded), errors.Is(err, staunch.ErrCommitUnknown), errors.Is(err, context.DeadlineExceeded):
 		return ExitUnavailable

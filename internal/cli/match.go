@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,19 +14,28 @@ import (
 
 func newMatchCmd(g *globals) *cobra.Command {
 	var source, mapping, logsource string
-	var rules, placeholders []string
+	var rules []string
+	var details bool
+	var l ruleFlags
 	cmd := &cobra.Command{
 		Use:   "match --rules PATH --source NAME [FILE|-]",
 		Short: "Evaluate Sigma rules on records, one line per record",
 		Long: `Evaluate the Sigma rules of files and folders on records. For each record one
 line {"record":N,"rules":[ids...]} is printed; a broken record gives
 {"record":N,"error":...}, and the exit code is 3 at the end. A rule without id is
-named by its path and title. NAME is a format's name; json evaluates every rule
-whatever its log source, unless --logsource narrows it.
+named by its path and title. With --details a line has "matches" too where rules
+match: the title, level, author, licence and references of each. With -o table
+there is a line per match instead.
+
+NAME is a format's name; its records are of the format's log source. json
+evaluates every rule whatever its log source. With --logsource only the rules are
+evaluated whose log source has all the parts that it names, whatever the format's
+log source; parts that it does not name are free.
 
 Rules that are not supported are named on standard error with file and line.`,
 		Example: `  staunch match --rules rules/ --source aws.cloudtrail events.ndjson
-  staunch match --rules rules/ --rules more/rule.yml --source json --logsource product=github,service=audit -`,
+  staunch match --rules rules/ --rules more/rule.yml --source json --logsource product=github,service=audit -
+  staunch match --rules rules/ --source okta.system_log -o table events.ndjson`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := wantJSONLines(cmd, g); err != nil {
@@ -35,7 +45,7 @@ Rules that are not supported are named on standard error with file and line.`,
 			if err != nil {
 				return err
 			}
-			values, err := parsePlaceholders(placeholders)
+			opts, err := l.options()
 			if err != nil {
 				return err
 			}
@@ -43,14 +53,18 @@ Rules that are not supported are named on standard error with file and line.`,
 			if err != nil {
 				return err
 			}
-			loaded, refused := sigma.LoadPaths(rules, sigma.Options{Placeholders: values})
-			for _, e := range refused {
+			loaded := sigma.LoadPaths(opts, rules...)
+			for _, e := range loaded.Errors {
 				g.errf("refused: %s\n", clean(e.Error()))
 			}
-			if len(loaded) == 0 {
+			if len(loaded.Rules) == 0 {
 				return &staunch.Problem{Place: strings.Join(rules, ", "), Reason: "has no rule that can be used"}
 			}
-			set, err := sigma.Compile(loaded)
+			use := loaded.Rules
+			if ls != nil {
+				use = sigma.Within(use, *ls)
+			}
+			set, err := sigma.Compile(use)
 			if err != nil {
 				return fmt.Errorf("compiling the rules: %w", err)
 			}
@@ -59,18 +73,60 @@ Rules that are not supported are named on standard error with file and line.`,
 				return err
 			}
 			defer func() { _ = in.Close() }() // read only
-			return offline.Match(set, f, ls, in, cmd.OutOrStdout())
+			o := offline.MatchOptions{Set: set, Format: f, All: ls != nil, Details: details, In: in, Out: cmd.OutOrStdout()}
+			if g.output != formTable || !cmd.Flags().Changed("output") {
+				return offline.Match(o)
+			}
+			return g.matchTable(o)
 		},
 	}
 	cmd.Flags().StringArrayVar(&rules, "rules", nil, "a rule file or a folder of rules (repeatable)")
 	cmd.Flags().StringVar(&source, "source", "", "the records' format")
 	cmd.Flags().StringVar(&mapping, "mapping", "", "the mapping file, for format generic")
-	cmd.Flags().StringVar(&logsource, "logsource", "", "evaluate the rules for this log source: product=P[,service=S][,category=C]")
-	cmd.Flags().StringArrayVar(&placeholders, "placeholder", nil, "a value for Sigma's expand modifier: NAME=VALUE (repeatable)")
+	cmd.Flags().StringVar(&logsource, "logsource", "", "evaluate only rules for this log source: product=P[,service=S][,category=C]")
+	cmd.Flags().BoolVar(&details, "details", false, "tell title, author, licence and references of the rules that match")
+	l.add(cmd)
 	must(cmd.MarkFlagRequired("rules"))
 	must(cmd.MarkFlagRequired("source"))
 	completeFormats(cmd, "source")
 	return cmd
+}
+
+// matchTable writes a line per match, for people.
+func (g *globals) matchTable(o offline.MatchOptions) error {
+	var failed error
+	err := g.printTo(o.Out, func(w io.Writer) {
+		row(w, "RECORD", "RULE", "LEVEL", "TITLE", "AUTHOR", "LICENCE", "REFERENCES")
+		o.Table = func(record int, r *sigma.Rule, broken error) {
+			if broken != nil {
+				row(w, record, "-", "-", "cannot be used: "+broken.Error(), "-", "-", "-")
+				return
+			}
+			row(w, record, r.ID, orElse(r.Level, "-"), r.Title, orElse(r.Author, "-"), orElse(r.License, "-"), orElse(text(r.References), "-"))
+		}
+		failed = offline.Match(o)
+	})
+	if err != nil {
+		return err
+	}
+	return failed
+}
+
+// ruleFlags say how rules are read.
+type ruleFlags struct{ placeholders, pipelines []string }
+
+func (f *ruleFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&f.placeholders, "placeholder", nil, "a value for Sigma's expand modifier: NAME=VALUE (repeatable)")
+	cmd.Flags().StringArrayVar(&f.pipelines, "pipeline", nil, "a file that translates rules' fields and log sources (repeatable)")
+}
+
+func (f *ruleFlags) options() (sigma.Options, error) {
+	values, err := parsePlaceholders(f.placeholders)
+	if err != nil {
+		return sigma.Options{}, err
+	}
+	pipelines, err := sigma.LoadPipelines(f.pipelines...)
+	return sigma.Options{Placeholders: values, Pipelines: pipelines}, err
 }
 
 func parsePlaceholders(list []string) (map[string][]string, error) {

@@ -152,6 +152,18 @@ func writeJSONLine(w io.Writer, v any) error {
 	return nil
 }
 
+// credit says whose the rule of a signal is.
+func credit(s *staunch.Signal) string {
+	out := ""
+	if by := staunch.Credit(s.Author, s.License); by != "" {
+		out = "  (" + by + ")"
+	}
+	for _, r := range s.References {
+		out += "  " + r
+	}
+	return out
+}
+
 // replayText writes one line of a replay for people.
 func replayText(out io.Writer, l offline.Line) error {
 	var err error
@@ -159,7 +171,7 @@ func replayText(out io.Writer, l offline.Line) error {
 	switch {
 	case l.Signal != nil:
 		s := l.Signal
-		_, err = fmt.Fprintf(w, "%s  signal       %.2f  %s  %s\n", s.Time, s.Confidence, s.Accused, s.Title)
+		_, err = fmt.Fprintf(w, "%s  signal       %.2f  %s  %s%s\n", s.Time, s.Confidence, s.Accused, s.Title, credit(s))
 	case l.Decision != nil:
 		d := l.Decision
 		_, err = fmt.Fprintf(w, "%s  decision     %s %s of %s (confidence %.2f, policy %s)\n", d.AsOf, d.Verdict, d.Tier, d.Scope, d.Suspicion.Confidence, d.Policy)

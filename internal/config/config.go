@@ -61,6 +61,10 @@ type Config struct {
 	NoDefaultPolicy bool `yaml:"no_default_policy" json:"no_default_policy,omitempty"`
 	// Placeholders are values for Sigma's expand modifier.
 	Placeholders map[string][]string `yaml:"placeholders" json:"placeholders,omitempty"`
+	// Pipelines are files that translate rules' fields and log sources.
+	Pipelines []string `yaml:"pipelines" json:"pipelines,omitempty"`
+	// RuleModes gives rules another mode than their own, by id.
+	RuleModes map[string]staunch.Mode `yaml:"rule_modes" json:"rule_modes,omitempty"`
 	// Protected lists refs, with * for any run of characters, that no mutating
 	// call may ever touch.
 	Protected []string `yaml:"protected" json:"protected,omitempty"`
@@ -354,6 +358,9 @@ func (c *Config) defaults() {
 	}
 	for i := range c.Rules {
 		c.Rules[i] = c.Path(c.Rules[i])
+	}
+	for i := range c.Pipelines {
+		c.Pipelines[i] = c.Path(c.Pipelines[i])
 	}
 	for i := range c.Policies {
 		c.Policies[i] = c.Path(c.Policies[i])

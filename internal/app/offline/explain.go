@@ -12,6 +12,7 @@ import (
 	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
+	"github.com/staunch-project/staunch/internal/format/jsondoc"
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
 	"github.com/staunch-project/staunch/internal/store"
 )
@@ -37,9 +38,12 @@ type Explained struct {
 
 // RuleWhy says why a rule matched or not.
 type RuleWhy struct {
-	Rule    string `json:"rule"`
-	Title   string `json:"title"`
-	Matched bool   `json:"matched"`
+	Rule       string   `json:"rule"`
+	Title      string   `json:"title"`
+	Author     string   `json:"author,omitempty"`
+	License    string   `json:"license,omitempty"`
+	References []string `json:"references,omitempty"`
+	Matched    bool     `json:"matched"`
 	// Why has the parts that decided: for a match those that held, otherwise
 	// those that did not.
 	Why []string `json:"why"`
@@ -103,18 +107,10 @@ func Explain(ctx context.Context, s *app.Setup, o ExplainOptions, emit func(Expl
 			continue
 		}
 		x.Time, x.Operation, x.Outcome, x.Actor = keys.Time, keys.Operation, keys.Outcome, keys.Actor
-		ls := o.Source.Format.Logsource(rec.Doc)
-		l := sigma.Logsource{Product: ls.Product, Category: ls.Category, Service: ls.Service, All: ls.All}
+		l := logsourceOf(o.Source.Format, rec.Doc)
 		x.Logsource = &l
-		for i, r := range s.Bundle.Rules.Rules() {
-			if !l.Covers(r.Logsource) {
-				if o.AllRules {
-					x.Rules = append(x.Rules, RuleWhy{Rule: r.ID, Title: r.Title, Why: []string{fmt.Sprintf("it is for log source %+v", r.Logsource)}})
-				}
-				continue
-			}
-			ex := s.Bundle.Rules.Explain(rec.Doc, i)
-			x.Rules = append(x.Rules, RuleWhy{Rule: r.ID, Title: r.Title, Matched: ex.Matched, Why: deciding(ex), Explanation: ex})
+		if x.Rules, err = whyRules(s.Bundle.Rules, o, rec.Doc, l); err != nil {
+			return fmt.Errorf("record %d: %w", rec.Number, err)
 		}
 		at := keys.Time
 		rep, err := b.feed(ctx, o.Source, at, rec.Doc.Raw())
@@ -140,6 +136,41 @@ func Explain(ctx context.Context, s *app.Setup, o ExplainOptions, emit func(Expl
 		return ErrBadRecords
 	}
 	return nil
+}
+
+// whyRules explains the rules for the record's log source.
+func whyRules(set *sigma.Set, o ExplainOptions, doc *jsondoc.Doc, ls sigma.Logsource) ([]RuleWhy, error) {
+	event, eventLogsource := doc, ls
+	if set.NeedsMapped(ls) {
+		raw, err := eventOf(o.Source.Format, doc, format.Env{Source: o.Source.Name, Realm: o.Source.Realm})
+		if err != nil {
+			return nil, err
+		}
+		event = jsondoc.New(jsondoc.Limits{})
+		if err := event.Parse(raw); err != nil {
+			return nil, fmt.Errorf("reading the mapped event: %w", err)
+		}
+		eventLogsource = sigma.MappedLogsource(event, ls)
+	}
+	var out []RuleWhy
+	for i, r := range set.Rules() {
+		on, of := doc, ls
+		if r.Mapped() {
+			on, of = event, eventLogsource
+		}
+		w := RuleWhy{Rule: r.ID, Title: r.Title, Author: r.Author, License: r.License, References: r.References}
+		switch {
+		case of.Covers(r.Logsource):
+			ex := set.Explain(on, i)
+			w.Matched, w.Why, w.Explanation = ex.Matched, deciding(ex), ex
+		case o.AllRules:
+			w.Why = []string{fmt.Sprintf("it is for log source %+v", r.Logsource)}
+		default:
+			continue
+		}
+		out = append(out, w)
+	}
+	return out, nil
 }
 
 func matchedAny(rules []RuleWhy) bool {
@@ -269,6 +300,14 @@ func (x Explained) Text(w *strings.Builder) {
 			mark = "MATCHED"
 		}
 		p("  rule %s (%s) %s", r.Rule, r.Title, mark)
+		if by := staunch.Credit(r.Author, r.License); r.Matched && by != "" {
+			p("    %s", by)
+		}
+		for _, ref := range r.References {
+			if r.Matched {
+				p("    see %s", ref)
+			}
+		}
 		for _, line := range r.Why {
 			p("    %s", line)
 		}

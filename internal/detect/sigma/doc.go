@@ -6,9 +6,14 @@
 // interned across all rules of a [Set] and evaluated at most once a record, and
 // an index from literal values to the rules that need one of them. Whatever is
 // not supported is refused with its place and reason; nothing in a rule that
-// could change what it matches is ignored. Refused for now: correlation and
-// filter documents, the old aggregation syntax (| count(), near, timeframe) and
-// rules whose status is unsupported.
+// could change what it matches is ignored. Refused here: correlation documents,
+// the old aggregation syntax (| count(), near, timeframe) and rules whose status is
+// unsupported.
+//
+// Filters are put into the rules that they are for when the files have been read
+// ([Filter]); a [Pipeline] translates fields, log sources and placeholders while
+// they are. A rule of taxonomy ocsf is matched on the mapped event, by a Set of
+// its own inside the Set ([Set.MatchMapped]).
 //
 // # What a rule means here
 //
@@ -73,10 +78,10 @@
 //	mode: shadow                        # shadow, recommend or enforce
 //
 // Without confidence the level gives it: informational 0.10, low 0.25, medium
-// 0.50, high 0.75, critical 0.90; a rule with neither has low's. Top-level keys
-// that begin with "x-" are a user's own and carry no meaning; any other unknown
-// key is refused. SigmaHQ's repository keys regression_tests_path and
-// simulation are accepted and carry no meaning either.
+// 0.50, high 0.75, critical 0.90; a rule with neither has low's. Any other
+// top-level key is a user's own and carries no meaning; it is noted unless it
+// begins with "x-", and refused when it is a letter or two from a key that has one.
+// SigmaHQ's repository keys regression_tests_path and simulation are not noted.
 //
 // # Log sources
 //

@@ -45,10 +45,14 @@ const (
 )
 
 // Explain evaluates every part of one rule, given by its number, on a record,
-// whatever its log source. It is made for people and allocates freely. It
-// panics if there is no rule of this number.
+// whatever its log source; for a rule that is [Rule.Mapped], doc is the mapped
+// event. It is made for people and allocates freely. It panics if there is no
+// rule of this number.
 func (s *Set) Explain(doc *jsondoc.Doc, rule int) *Explanation {
 	r := s.rules[rule]
+	if r.Mapped() {
+		return s.mapped.explain(doc, rule)
+	}
 	sc := new(Scratch)
 	sc.begin(s, doc)
 	e := &explainer{s, sc, r}

@@ -180,6 +180,10 @@ func (p *ruleParser) item(m member) *expr {
 		p.errorf(m.line, "%s: exists takes one bool", show(m.key))
 		return nil
 	}
+	targets := []string{""}
+	if !keyword {
+		targets = p.fields(field)
+	}
 	var groups []*expr
 	ok := true
 	for _, n := range nodes {
@@ -194,27 +198,39 @@ func (p *ruleParser) item(m member) *expr {
 			ok = false
 			continue
 		}
-		preds, err := p.value(field, mods, n)
-		if err != nil {
-			p.errorf(n.Line, "%s: %v", show(m.key), err)
-			ok = false
+		var fields []*expr
+		for _, target := range targets {
+			preds, err := p.value(target, mods, n)
+			if err != nil {
+				p.errorf(n.Line, "%s: %v", show(m.key), err)
+				ok = false
+				break
+			}
+			if p.values += len(preds); p.values > p.limits.Values {
+				p.errorf(n.Line, "%s: the modifiers make more than %d values", show(m.key), p.limits.Values)
+				return nil
+			}
+			var kids []*expr
+			for _, q := range preds {
+				q.line = n.Line
+				q.modifier = strings.Join(names, "|")
+				q.wanted = []string{n.Value}
+				if isNull(n) {
+					q.wanted = []string{"null"}
+				}
+				kids = append(kids, &expr{op: opPred, pred: q, line: n.Line})
+			}
+			fields = append(fields, join(opOr, kids))
+		}
+		if len(fields) == 0 {
 			continue
 		}
-		if p.values += len(preds); p.values > p.limits.Values {
-			p.errorf(n.Line, "%s: the modifiers make more than %d values", show(m.key), p.limits.Values)
-			return nil
+		// A field that a pipeline gave several names is absent when all are.
+		how := opOr
+		if isNull(n) || mods.exists && strings.EqualFold(n.Value, "false") {
+			how = opAnd
 		}
-		var kids []*expr
-		for _, q := range preds {
-			q.line = n.Line
-			q.modifier = strings.Join(names, "|")
-			q.wanted = []string{n.Value}
-			if isNull(n) {
-				q.wanted = []string{"null"}
-			}
-			kids = append(kids, &expr{op: opPred, pred: q, line: n.Line})
-		}
-		groups = append(groups, join(opOr, kids))
+		groups = append(groups, join(how, fields))
 	}
 	if !ok {
 		return nil
@@ -222,7 +238,7 @@ func (p *ruleParser) item(m member) *expr {
 	o := opOr
 	if mods.all {
 		o = opAnd
-	} else {
+	} else if len(targets) == 1 {
 		groups = mergeEqual(groups)
 	}
 	e := join(o, groups)
@@ -325,9 +341,13 @@ func (p *ruleParser) value(field string, m modifiers, n *yaml.Node) ([]*pred, er
 			return nil, fmt.Errorf("fieldref takes the name of a field without wildcards")
 		}
 		name, _ := parsePattern(n.Value).plain()
-		q := base(predRef)
-		q.ref, q.refPath, q.match, q.cased = name, jsondoc.ParsePath(name).Fold(), m.match, m.cased
-		return []*pred{q}, nil
+		var out []*pred
+		for _, other := range p.fields(name) {
+			q := base(predRef)
+			q.ref, q.refPath, q.match, q.cased = other, jsondoc.ParsePath(other).Fold(), m.match, m.cased
+			out = append(out, q)
+		}
+		return out, nil
 	case m.re:
 		return p.regex(field, m, n)
 	}
@@ -491,9 +511,9 @@ func (p *ruleParser) expand(s string) ([]string, error) {
 		if s[i] == '%' {
 			if end := strings.IndexByte(s[i+1:], '%'); end > 0 && placeholderName(s[i+1:i+1+end]) {
 				name := s[i+1 : i+1+end]
-				vals := p.opts.Placeholders[name]
+				vals := p.opts.placeholder(name)
 				if len(vals) == 0 {
-					return nil, fmt.Errorf("the placeholder %%%s%% has no values", name)
+					return nil, fmt.Errorf("the placeholder %%%s%% has no values: give it with --placeholder %s=VALUE, or under placeholders in staunch.yaml or a pipeline", name, name)
 				}
 				if err := app(vals...); err != nil {
 					return nil, err

@@ -18,40 +18,73 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
+// Loaded is what rule files hold.
+type Loaded struct {
+	Rules   []*Rule
+	Filters []*Filter
+	// Files are the files that were looked at, in the order of their paths.
+	Files []string
+	// Errors has each problem of what was refused. Refused counts what was: a
+	// document, or a file that cannot be read.
+	Errors  []*RuleError
+	Refused int
+	// Notes tell what was loaded with a reservation; none is an error.
+	Notes []*RuleError
+}
+
 // Load reads every .yml and .yaml file of fsys below the roots (all of it when
 // none is given; a root may be a file of any name), in the order of their
 // paths; files and folders whose name begins with a dot are passed over. It
-// returns the rules that are sound and an error for each problem of
-// those that are not; a file that cannot be read is one too. Two rules with one
-// id are an error of the later one.
+// returns the rules that are sound and an error for each problem of those that
+// are not; a file that cannot be read is one too. Filters are applied to the
+// rules that they name. Two rules with one id are an error of the later one.
 func Load(fsys fs.FS, opts Options, roots ...string) ([]*Rule, []*RuleError) {
-	return load(fsys, "", opts, roots)
+	l := new(Loaded)
+	l.read(fsys, "", opts, roots)
+	l.finish()
+	return l.Rules, l.Errors
 }
 
 // LoadPath is Load for one file or folder of the operating system. Rules and
 // errors name the files by path joined with what is below it.
 func LoadPath(name string, opts Options) ([]*Rule, []*RuleError) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, []*RuleError{{Path: name, Reason: "reading rules: " + err.Error()}}
-	}
-	if info.IsDir() {
-		return load(os.DirFS(name), filepath.ToSlash(name), opts, nil)
-	}
-	dir, file := filepath.Split(name)
-	if dir == "" {
-		return load(os.DirFS("."), "", opts, []string{file})
-	}
-	return load(os.DirFS(dir), filepath.ToSlash(filepath.Clean(dir)), opts, []string{file})
+	l := LoadPaths(opts, name)
+	return l.Rules, l.Errors
 }
 
-func load(fsys fs.FS, prefix string, opts Options, roots []string) ([]*Rule, []*RuleError) {
+// LoadPaths is LoadPath for several files and folders at once: filters of one
+// apply to the rules of all, and no id may stand in two.
+func LoadPaths(opts Options, names ...string) *Loaded {
+	l := new(Loaded)
+	for _, name := range names {
+		info, err := os.Stat(name)
+		switch {
+		case err != nil:
+			l.refuse(&RuleError{Path: name, Reason: "reading rules: " + err.Error()})
+		case info.IsDir():
+			l.read(os.DirFS(name), filepath.ToSlash(name), opts, nil)
+		default:
+			dir, file := filepath.Split(name)
+			if dir == "" {
+				l.read(os.DirFS("."), "", opts, []string{file})
+				continue
+			}
+			l.read(os.DirFS(dir), filepath.ToSlash(filepath.Clean(dir)), opts, []string{file})
+		}
+	}
+	l.finish()
+	return l
+}
+
+// refuse notes the problems of one thing that was refused.
+func (l *Loaded) refuse(errs ...*RuleError) {
+	l.Errors = append(l.Errors, errs...)
+	l.Refused++
+}
+
+func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 	limits := opts.Limits.withDefaults()
-	var (
-		rules []*Rule
-		errs  []*RuleError
-		files []string
-	)
+	var files []string
 	if len(roots) == 0 {
 		roots = []string{"."}
 	}
@@ -66,7 +99,7 @@ func load(fsys fs.FS, prefix string, opts Options, roots []string) ([]*Rule, []*
 	for _, root := range roots {
 		err := fs.WalkDir(fsys, root, func(name string, d fs.DirEntry, err error) error {
 			if err != nil {
-				errs = append(errs, &RuleError{Path: shown(name), Reason: "reading rules: " + err.Error()})
+				l.refuse(&RuleError{Path: shown(name), Reason: "reading rules: " + err.Error()})
 				if d != nil && d.IsDir() {
 					return fs.SkipDir
 				}
@@ -85,7 +118,7 @@ func load(fsys fs.FS, prefix string, opts Options, roots []string) ([]*Rule, []*
 				return nil
 			}
 			if len(files) >= limits.Files {
-				errs = append(errs, &RuleError{Path: shown(name), Reason: fmt.Sprintf("more than %d rule files; this one and those behind it are not read", limits.Files)})
+				l.refuse(&RuleError{Path: shown(name), Reason: fmt.Sprintf("more than %d rule files; this one and those behind it are not read", limits.Files)})
 				return full
 			}
 			seen[name] = true
@@ -93,22 +126,30 @@ func load(fsys fs.FS, prefix string, opts Options, roots []string) ([]*Rule, []*
 			return nil
 		})
 		if err != nil && !errors.Is(err, full) {
-			errs = append(errs, &RuleError{Path: shown(root), Reason: "reading rules: " + err.Error()})
+			l.refuse(&RuleError{Path: shown(root), Reason: "reading rules: " + err.Error()})
 		}
 	}
 	sort.Strings(files)
 	for _, name := range files {
+		l.Files = append(l.Files, shown(name))
 		data, err := readFile(fsys, name, limits.FileBytes)
 		if err != nil {
-			errs = append(errs, &RuleError{Path: shown(name), Reason: err.Error()})
+			l.refuse(&RuleError{Path: shown(name), Reason: err.Error()})
 			continue
 		}
-		r, e := Parse(shown(name), data, opts)
-		rules = append(rules, r...)
-		errs = append(errs, e...)
+		l.parse(shown(name), data, opts)
 	}
-	unique, dups := uniqueIDs(rules)
-	return unique, append(errs, dups...)
+}
+
+// finish compares ids and applies the filters.
+func (l *Loaded) finish() {
+	unique, dups := uniqueIDs(l.Rules)
+	l.Rules = unique
+	for _, e := range dups {
+		l.refuse(e)
+	}
+	l.uniqueNames()
+	l.applyFilters()
 }
 
 func readFile(fsys fs.FS, name string, limit int) ([]byte, error) {
@@ -141,24 +182,48 @@ func uniqueIDs(rules []*Rule) ([]*Rule, []*RuleError) {
 	return kept, errs
 }
 
+// uniqueNames drops rules whose name an earlier one has: other documents refer
+// to rules by it.
+func (l *Loaded) uniqueNames() {
+	first := map[string]*Rule{}
+	kept := l.Rules[:0:0]
+	for _, r := range l.Rules {
+		if o := first[r.Name]; r.Name != "" && o != nil {
+			l.refuse(&RuleError{Path: r.Path, Line: r.Line, Rule: r.ID, Reason: fmt.Sprintf("its name %q is taken by the rule at %s:%d", r.Name, o.Path, o.Line)})
+			continue
+		}
+		first[r.Name] = r
+		kept = append(kept, r)
+	}
+	l.Rules = kept
+}
+
 // Parse reads the rules of one file, which may hold several YAML documents.
-// Ids are not compared; Load and Compile do that.
+// Filters among them are applied to its rules. Ids are not compared; Load and
+// Compile do that.
 func Parse(name string, data []byte, opts Options) ([]*Rule, []*RuleError) {
+	l := new(Loaded)
+	l.parse(name, data, opts)
+	l.applyFilters()
+	return l.Rules, l.Errors
+}
+
+func (l *Loaded) parse(name string, data []byte, opts Options) {
 	limits := opts.Limits.withDefaults()
 	if len(data) > limits.FileBytes {
-		return nil, []*RuleError{{Path: name, Reason: fmt.Sprintf("the file is larger than %d bytes", limits.FileBytes)}}
+		l.refuse(&RuleError{Path: name, Reason: fmt.Sprintf("the file is larger than %d bytes", limits.FileBytes)})
+		return
 	}
 	if i := invalidUTF8(data); i >= 0 {
-		return nil, []*RuleError{{Path: name, Line: 1 + bytes.Count(data[:i], []byte("\n")), Reason: "the file is not UTF-8"}}
+		l.refuse(&RuleError{Path: name, Line: 1 + bytes.Count(data[:i], []byte("\n")), Reason: "the file is not UTF-8"})
+		return
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
 	if err != nil {
-		return nil, []*RuleError{{Path: name, Reason: "reading YAML: " + err.Error()}}
+		l.refuse(&RuleError{Path: name, Reason: "reading YAML: " + err.Error()})
+		return
 	}
-	var (
-		rules []*Rule
-		errs  []*RuleError
-	)
+	found := false
 	for n := 0; ; n++ {
 		var doc yaml.Node
 		err := loader.Load(&doc)
@@ -166,30 +231,35 @@ func Parse(name string, data []byte, opts Options) ([]*Rule, []*RuleError) {
 			break
 		}
 		if err != nil {
-			errs = append(errs, yamlError(name, err))
-			break
+			l.refuse(yamlError(name, err))
+			return
 		}
 		if n >= limits.Documents {
-			errs = append(errs, &RuleError{Path: name, Line: doc.Line, Reason: fmt.Sprintf("more than %d documents in one file", limits.Documents)})
-			break
+			l.refuse(&RuleError{Path: name, Line: doc.Line, Reason: fmt.Sprintf("more than %d documents in one file", limits.Documents)})
+			return
 		}
 		if isEmptyDocument(&doc) {
 			continue
 		}
+		found = true
 		p := &ruleParser{path: name, opts: opts, limits: limits, rule: &Rule{Path: name, Line: doc.Line}}
 		if p.check(&doc) {
 			p.document(&doc)
 		}
-		if len(p.errs) > 0 {
-			errs = append(errs, p.errs...)
+		switch {
+		case len(p.errs) > 0:
+			l.refuse(p.errs...)
 			continue
+		case p.filter != nil:
+			l.Filters = append(l.Filters, p.filter)
+		default:
+			l.Rules = append(l.Rules, p.rule)
 		}
-		rules = append(rules, p.rule)
+		l.Notes = append(l.Notes, p.notes...)
 	}
-	if len(rules) == 0 && len(errs) == 0 {
-		errs = append(errs, &RuleError{Path: name, Reason: "the file holds no rule"})
+	if !found {
+		l.refuse(&RuleError{Path: name, Reason: "the file holds no rule"})
 	}
-	return rules, errs
 }
 
 func invalidUTF8(b []byte) int {
@@ -231,8 +301,11 @@ type ruleParser struct {
 	opts   Options
 	limits Limits
 	rule   *Rule
+	filter *Filter // the document, where it is a filter; rule has its logic
 	errs   []*RuleError
-	values int // values that modifiers made of the document's
+	notes  []*RuleError
+	maps   []*fieldMap // that its fields go through
+	values int         // values that modifiers made of the document's
 }
 
 const maxErrorsPerRule = 20
@@ -247,6 +320,66 @@ func (p *ruleParser) errorf(line int, format string, args ...any) {
 	}
 	p.errs = append(p.errs, &RuleError{Path: p.path, Line: line, Rule: id, Reason: fmt.Sprintf(format, args...)})
 }
+
+// note tells what is taken with a reservation.
+func (p *ruleParser) note(line int, format string, args ...any) {
+	if len(p.notes) < maxErrorsPerRule {
+		p.notes = append(p.notes, &RuleError{Path: p.path, Line: line, Rule: p.rule.ID, Reason: fmt.Sprintf(format, args...)})
+	}
+}
+
+// unknown refuses a key that looks like a slip of the pen for one that has a
+// meaning, and notes any other: Sigma lets rules carry keys of their own.
+func (p *ruleParser) unknown(m member, where string, known []string) {
+	if strings.HasPrefix(m.key, "x-") {
+		return
+	}
+	if k := nearKey(m.key, known); k != "" {
+		p.errorf(m.line, "unknown key %q%s: did you mean %s? (a key of your own may begin with x-)", m.key, where, k)
+		return
+	}
+	p.note(m.line, "the key %q%s has no meaning here", m.key, where)
+}
+
+// nearKey returns the known key that differs in a letter or two, or in case.
+func nearKey(key string, known []string) string {
+	key = strings.ToLower(key)
+	for _, k := range known {
+		most := 2
+		if len(k) < 5 {
+			most = 1
+		}
+		if len(key) <= len(k)+most && editDistance(key, k) <= most {
+			return k
+		}
+	}
+	return ""
+}
+
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for i := range row {
+		row[i] = i
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for k := range len(b) {
+			change := diagonal
+			if a[i] != b[k] {
+				change++
+			}
+			diagonal = row[k+1]
+			row[k+1] = min(change, row[k]+1, row[k+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+var ruleKeys = []string{"title", "id", "name", "related", "taxonomy", "status", "description", "license", "author", "references", "date", "modified",
+	"logsource", "detection", "fields", "falsepositives", "level", "tags", "scope", "accuse", "confidence", "mode", "correlation", "filter"}
+
+var logsourceKeys = []string{"product", "category", "service", "definition"}
 
 // check walks the document as it will be read, aliases followed, and refuses
 // what is too deep or too much, keys that are not plain or stand twice, merge
@@ -412,14 +545,14 @@ func (p *ruleParser) document(doc *yaml.Node) {
 			p.errorf(m.line, "correlation rules are not supported yet")
 			return
 		case "filter":
-			p.errorf(m.line, "filter documents are not supported yet")
+			p.filterDocument(all, root.Line)
 			return
 		case "action":
 			p.errorf(m.line, "rule collections (action: global, reset, repeat) are not supported; Sigma dropped them")
 			return
 		}
 	}
-	var detection, logsource *member
+	var detection, logsource, accuse *member
 	explicit := false
 	for i, m := range all {
 		switch m.key {
@@ -463,7 +596,7 @@ func (p *ruleParser) document(doc *yaml.Node) {
 		case "scope":
 			r.Scope = p.texts(m)
 		case "accuse":
-			p.accuse(m)
+			accuse = &all[i]
 		case "confidence":
 			explicit = true
 			p.confidence(m)
@@ -472,9 +605,7 @@ func (p *ruleParser) document(doc *yaml.Node) {
 		case "regression_tests_path", "simulation":
 			// SigmaHQ's own book-keeping; see the package comment.
 		default:
-			if !strings.HasPrefix(m.key, "x-") {
-				p.errorf(m.line, "unknown key %q (a key of your own may begin with x-)", m.key)
-			}
+			p.unknown(m, "", ruleKeys)
 		}
 	}
 	if r.Title == "" {
@@ -490,6 +621,10 @@ func (p *ruleParser) document(doc *yaml.Node) {
 		p.errorf(root.Line, "the rule has no logsource")
 	} else {
 		p.logsource(*logsource)
+		p.translate()
+	}
+	if accuse != nil {
+		p.accuse(*accuse)
 	}
 	if detection == nil {
 		p.errorf(root.Line, "the rule has no detection")
@@ -554,7 +689,7 @@ func (p *ruleParser) logsource(m member) {
 		case "definition":
 			p.text(k)
 		default:
-			p.errorf(k.line, "unknown key %q in logsource", k.key)
+			p.unknown(k, " in logsource", logsourceKeys)
 		}
 	}
 	if l.Product == "" && l.Category == "" && l.Service == "" && len(p.errs) == 0 {
@@ -625,6 +760,7 @@ func (p *ruleParser) accuse(m member) {
 			p.errorf(k.line, "accuse.%s must name a field", k.key)
 			continue
 		}
+		a.Field = p.fields(a.Field)[0]
 		p.rule.Accuse = append(p.rule.Accuse, a)
 	}
 }
@@ -632,7 +768,7 @@ func (p *ruleParser) accuse(m member) {
 // detection reads the selections and conditions.
 func (p *ruleParser) detection(m member) {
 	if m.value.Kind != yaml.MappingNode {
-		p.errorf(m.line, "detection must be a mapping")
+		p.errorf(m.line, "%s must be a mapping", m.key)
 		return
 	}
 	var condition *member
@@ -658,7 +794,7 @@ func (p *ruleParser) detection(m member) {
 		p.rule.selections = append(p.rule.selections, e)
 	}
 	if condition == nil {
-		p.errorf(m.line, "detection has no condition")
+		p.errorf(m.line, "%s has no condition", m.key)
 		return
 	}
 	if len(p.errs) > 0 {
@@ -700,11 +836,7 @@ func (p *ruleParser) detection(m member) {
 		return
 	}
 	p.rule.cond = join(opOr, conds)
-	sizes := make([]int, len(p.rule.selections))
-	for i, e := range p.rule.selections {
-		sizes[i] = len(preds(e, nil))
-	}
-	if n := terms(p.rule.cond, sizes); n > maxTerms {
+	if n := terms(p.rule.cond, p.rule.sizes()); n > maxTerms {
 		p.errorf(condition.line, "the condition repeats its selections to %d items, more than %d", n, maxTerms)
 	}
 }

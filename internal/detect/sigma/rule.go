@@ -50,7 +50,23 @@ type Options struct {
 	// Placeholders gives the values of %name% for the expand modifier. They
 	// are Sigma strings: * and ? are wildcards.
 	Placeholders map[string][]string
-	Limits       Limits
+	// Pipelines translate rules as they are read, each what the one before left.
+	Pipelines []*Pipeline
+	Limits    Limits
+}
+
+// placeholder returns the values of a name; the options' own come before those
+// of pipelines.
+func (o Options) placeholder(name string) []string {
+	if v := o.Placeholders[name]; len(v) > 0 {
+		return v
+	}
+	for _, p := range o.Pipelines {
+		if v := p.placeholders[name]; len(v) > 0 {
+			return v
+		}
+	}
+	return nil
 }
 
 // Logsource names where records come from, in Sigma's terms. Case does not
@@ -130,6 +146,8 @@ type Rule struct {
 	References     []string
 	Fields         []string
 	Scope          []string
+	// Filters has the ids of the filters that were applied.
+	Filters []string
 
 	conditions []string // as written
 	selections []*expr  // every named selection, in the order of the file

@@ -27,6 +27,7 @@ type Set struct {
 	index  []fieldIndex
 	always []uint64 // rules that the index says nothing about
 	hash   string
+	mapped *mappedSet // rules on the mapped event; nil without any
 }
 
 // question is an interned predicate with its fields' numbers.
@@ -55,6 +56,10 @@ func Compile(rules []*Rule) (*Set, error) {
 		if r.cond == nil {
 			return nil, fmt.Errorf("compiling rules: rule %q was not loaded", r.ID)
 		}
+		if r.Mapped() {
+			s.roots = append(s.roots, never)
+			continue
+		}
 		sels := make([]*expr, len(r.selections))
 		for i, e := range r.selections {
 			sels[i] = s.intern(e, fieldIDs)
@@ -63,6 +68,9 @@ func Compile(rules []*Rule) (*Set, error) {
 	}
 	s.buildIndex()
 	var err error
+	if s.mapped, err = compileMapped(rules); err != nil {
+		return nil, err
+	}
 	if s.hash, err = hashRules(rules); err != nil {
 		return nil, fmt.Errorf("compiling rules: %w", err)
 	}
@@ -484,6 +492,7 @@ type canonical struct {
 	Accuse     []Accusation `json:"accuse"`
 	Mode       string       `json:"mode"`
 	Logsource  Logsource    `json:"logsource"`
+	Mapped     bool         `json:"mapped,omitempty"`
 	Tags       []string     `json:"tags"`
 	Selections []string     `json:"selections"`
 	Condition  string       `json:"condition"`
@@ -499,7 +508,7 @@ func hashRules(rules []*Rule) (string, error) {
 		for i, e := range r.selections {
 			sels[i] = logic(e)
 		}
-		c := canonical{1, r.ID, r.Title, r.Level, r.Status, r.Confidence, r.Accuse, r.Mode, r.Logsource, r.Tags, sels, logic(r.cond)}
+		c := canonical{1, r.ID, r.Title, r.Level, r.Status, r.Confidence, r.Accuse, r.Mode, r.Logsource, r.Mapped(), r.Tags, sels, logic(r.cond)}
 		if err := enc.Encode(c); err != nil {
 			return "", fmt.Errorf("hashing rule %q: %w", r.ID, err)
 		}

@@ -320,7 +320,9 @@ func TestRefusals(t *testing.T) {
 		{"title: T\nlogsource: {}\ndetection: {s: {a: 1}, condition: s}\n", "names no product", 2},
 		{"title: T\nlogsource: {product: p, servcie: x}\ndetection: {s: {a: 1}, condition: s}\n", `unknown key "servcie" in logsource`, 2},
 		{"title: T\nlogsource: [p]\ndetection: {s: {a: 1}, condition: s}\n", "logsource must be a mapping", 2},
-		{item("a: 1") + "severity: high\n", `unknown key "severity"`, 7},
+		{item("a: 1") + "tag: [x]\n", `unknown key "tag": did you mean tags?`, 7},
+		{item("a: 1") + "Level: high\n", `unknown key "Level": did you mean level?`, 7},
+		{item("a: 1") + "acuse: session\n", "did you mean accuse?", 7},
 		{item("a: 1") + "level: severe\n", "must be one of", 7},
 		{item("a: 1") + "status: unsupported\n", "status is unsupported", 7},
 		{item("a: 1") + "status: good\n", "must be one of", 7},
@@ -339,7 +341,6 @@ func TestRefusals(t *testing.T) {
 		{item("a: 1") + "related: [{id: x, type: friend}]\n", "must be one of", 7},
 		{item("a: 1") + "related: x\n", "related must be a list", 7},
 		{"title: T\ncorrelation: {type: event_count}\n", "correlation rules are not supported yet", 2},
-		{"title: T\nlogsource: {product: p}\nfilter: {rules: []}\n", "filter documents are not supported yet", 3},
 		{"action: global\ntitle: T\n", "rule collections", 1},
 		{det("s: {a: 1}"), "detection has no condition", 3},
 		{"title: T\nlogsource: {product: p}\ndetection: [a]\n", "detection must be a mapping", 3},
@@ -852,9 +853,15 @@ func FuzzRule(f *testing.F) {
 	f.Add([]byte(ruleText("s: {a|windash|contains: ' -x', t|hour|gt: 3, u|wide|base64: z, '|all': [k, l]}\ncondition: all of them") + "accuse: {account: {field: a, scheme: b}}\nconfidence: 0.5\n---\ntitle: U\ncorrelation: {}\n"))
 	f.Add([]byte("x-a: &a [*a]\ntitle: &t T\n<<: *t\n"))
 	f.Add([]byte("title: T\n---\n%YAML 1.2\n---\n!!map {? a : b}\n"))
+	f.Add([]byte(ruleText("s: {a: 1}\ncondition: s") + "id: r\ntaxonomy: ecs\n---\ntitle: F\ntaxonomy: ecs\nlogsource: {product: p}\nfilter: {rules: [r], s: {a: x}, condition: not s}\n---\ntitle: G\nlogsource: {product: p}\nfilter: {rules: any, s: {b: x}, t: [w], condition: s and not t}\n"))
+	f.Add([]byte(ruleText("s: {a.b: 1, c|fieldref: d}\ncondition: s") + "taxonomy: ocsf\nx-y: z\nown: 1\n"))
+	pipe, err := ParsePipeline("p.yaml", []byte("v: 1\nfrom: ecs\nplaceholders: {q: [v, w]}\nmaps: [{logsource: {product: p}, prefix: x., fields: {a: [a, b], c: d}}]\n"))
+	if err != nil {
+		f.Fatal(err)
+	}
 	docs := []*jsondoc.Doc{parseDoc(f, `{"a":"xy -x","b":null,"c":[1,"word",{"d":true}],"t":"2024-01-02T03:04:05Z"}`), parseDoc(f, `5`)}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		rules, errs := Parse("f.yml", data, Options{Placeholders: map[string][]string{"p": {"v"}}, Limits: Limits{FileBytes: 64 << 10}})
+		rules, errs := Parse("f.yml", data, Options{Placeholders: map[string][]string{"p": {"v"}}, Pipelines: []*Pipeline{pipe}, Limits: Limits{FileBytes: 64 << 10}})
 		for _, e := range errs {
 			if e.Reason == "" || e.Path != "f.yml" || !utf8.ValidString(e.Error()) && utf8.Valid(data) {
 				t.Fatalf("a poor error: %+v", e)
@@ -870,11 +877,34 @@ func FuzzRule(f *testing.F) {
 			for _, i := range s.Match(d, everything, nil, nil) {
 				got[i] = true
 			}
-			for i := range rules {
-				if s.Explain(d, i).Matched != got[i] {
+			for i, r := range rules {
+				if x := s.Explain(d, i); !r.Mapped() && x.Matched != got[i] {
 					t.Fatalf("Match and Explain disagree on rule %d", i)
 				}
 			}
+		}
+	})
+}
+
+func FuzzPipeline(f *testing.F) {
+	for _, s := range []string{
+		"v: 1\nfrom: ecs\nto: sigma\nplaceholders: {a: [b]}\nmaps:\n  - {logsource: {product: p}, becomes: {service: s}, prefix: x., fields: {a: b, c: [d, e]}}\n",
+		"v: 1\nmaps: [{fields: {a: }}]\n", "v: 1\nx: &a [*a]\n", "v: 1\nmaps: [{fields: {a: [[b]]}}]\n",
+	} {
+		f.Add([]byte(s))
+	}
+	text := []byte(ruleText("s: {a: 1, c|fieldref: a}\ncondition: s") + "taxonomy: ecs\n")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := ParsePipeline("p.yaml", data)
+		if (p == nil) == (err == nil) {
+			t.Fatal("neither or both of a pipeline and an error")
+		}
+		if p == nil {
+			return
+		}
+		rules, errs := Parse("t.yml", text, Options{Pipelines: []*Pipeline{p}})
+		if (len(rules) == 0) == (len(errs) == 0) {
+			t.Fatalf("%d rules, %v", len(rules), errs)
 		}
 	})
 }

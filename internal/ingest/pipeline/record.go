@@ -66,6 +66,7 @@ type sealedSecret struct {
 // Scratch is the memory that one worker reuses from record to record.
 type Scratch struct {
 	sigma   sigma.Scratch
+	mapped  sigma.MappedScratch
 	matched []int
 }
 
@@ -78,23 +79,51 @@ func (p *Pipeline) examine(b *Bundle, src *Source, number int, doc *jsondoc.Doc,
 		return nil, err
 	}
 	ls := src.Format.Logsource(doc)
-	sc.matched = b.Rules.Match(doc, sigma.Logsource{Product: ls.Product, Category: ls.Category, Service: ls.Service, All: ls.All}, &sc.sigma, sc.matched[:0])
+	routed := sigma.Logsource{Product: ls.Product, Category: ls.Category, Service: ls.Service, All: ls.All}
+	sc.matched = b.Rules.Match(doc, routed, &sc.sigma, sc.matched[:0])
+	var mapped *format.Mapped
+	if b.Rules.NeedsMapped(routed) {
+		if mapped, err = matchMapped(b, src, doc, keys, env, routed, sc); err != nil {
+			return nil, err
+		}
+	}
 	concerns := p.watch.concerns(keys.Actor)
 	finder, findings := src.Format.(format.Finder)
 	findings = findings && finder.Finds(doc)
 	if len(sc.matched) == 0 && !keys.Facts && !concerns && !findings {
 		return nil, nil
 	}
-	return p.keep(b, src, number, doc, keys, env, sc, concerns)
+	return p.keep(b, src, number, doc, keys, env, sc, concerns, mapped)
 }
 
-// keep maps a record that is to be committed.
-func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, keys staunch.Keys, env format.Env, sc *Scratch, concerns bool) (*item, error) {
+// matchMapped evaluates the rules that are written in OCSF's names. It returns
+// the mapping, where the record was mapped for it.
+func matchMapped(b *Bundle, src *Source, doc *jsondoc.Doc, keys staunch.Keys, env format.Env, ls sigma.Logsource, sc *Scratch) (*format.Mapped, error) {
+	var mapped *format.Mapped
+	event := doc.Raw()
+	if !sigma.IsMapped(doc) {
+		m, err := src.Format.Map(doc, keys, env)
+		if err != nil {
+			return nil, err
+		}
+		mapped, event = &m, m.OCSF
+	}
+	var err error
+	sc.matched, err = b.Rules.MatchMapped(event, ls, &sc.mapped, sc.matched)
+	return mapped, err
+}
+
+// keep makes an item of a record that is to be committed, and maps it unless it
+// was mapped before.
+func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, keys staunch.Keys, env format.Env, sc *Scratch, concerns bool, mapped *format.Mapped) (*item, error) {
 	received := env.Received
 	secrets := src.Format.Secrets(doc, env)
-	mapped, err := src.Format.Map(doc, keys, env)
-	if err != nil {
-		return nil, err
+	if mapped == nil {
+		m, err := src.Format.Map(doc, keys, env)
+		if err != nil {
+			return nil, err
+		}
+		mapped = &m
 	}
 	raw, err := redact(doc.Raw(), secrets)
 	if err != nil {
@@ -200,7 +229,7 @@ func (p *Pipeline) accuse(b *Bundle, r *sigma.Rule, doc *jsondoc.Doc, keys staun
 	}
 	base := staunch.Signal{
 		Rule: r.ID, Title: r.Title, Bundle: b.Hash, Confidence: r.Confidence, Techniques: r.Techniques,
-		Mode: mode, Author: r.Author, License: r.License,
+		Mode: mode, Author: r.Author, License: r.License, References: r.References,
 		Evidence: evidence(r.Title, keys),
 	}
 	var refs []staunch.Ref

@@ -1,0 +1,410 @@
+// Package corpus measures the matcher and the rule pack on third-party rules and
+// events. They are not part of the repository: STAUNCH_CORPUS names the folder,
+// and without it everything here is skipped.
+package corpus
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/app"
+	"github.com/staunch-project/staunch/internal/app/offline"
+	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/detect/sigma"
+	"github.com/staunch-project/staunch/internal/format"
+	"github.com/staunch-project/staunch/internal/format/jsondoc"
+	"github.com/staunch-project/staunch/internal/ingest/pipeline"
+)
+
+// pack is the rule pack, beside this module's other folders.
+const pack = "../../rules"
+
+func folder(t *testing.T) string {
+	t.Helper()
+	dir := os.Getenv("STAUNCH_CORPUS")
+	if dir == "" {
+		t.Skip("STAUNCH_CORPUS is not set: the third-party rules and events are not part of this repository")
+	}
+	return dir
+}
+
+// table prints rows to standard output, cells parted by tabs.
+func table(title string, rows func(w io.Writer)) {
+	fmt.Printf("\n%s\n", title)
+	w := tabwriter.NewWriter(os.Stdout, 2, 8, 2, ' ', 0)
+	rows(w)
+	_ = w.Flush() // a report that nobody reads is no failure
+}
+
+func line(w io.Writer, cells ...any) {
+	for i, c := range cells {
+		if i > 0 {
+			_, _ = fmt.Fprint(w, "\t")
+		}
+		_, _ = fmt.Fprint(w, c)
+	}
+	_, _ = fmt.Fprintln(w)
+}
+
+// each decodes every line of a file of JSON lines.
+func each[T any](t *testing.T, path string, fn func(T)) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }() // read only
+	in := bufio.NewScanner(f)
+	in.Buffer(nil, 64<<20)
+	for in.Scan() {
+		var v T
+		if err := json.Unmarshal(in.Bytes(), &v); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		fn(v)
+	}
+	if err := in.Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRegression has every event of the regression data match its rule, and
+// lists the rules that match another rule's event.
+func TestRegression(t *testing.T) {
+	type row struct {
+		ID     string            `json:"rule_id"`
+		Path   string            `json:"rule_path"`
+		YAML   string            `json:"rule_yaml"`
+		Source sigma.Logsource   `json:"logsource"`
+		Events []json.RawMessage `json:"events"`
+	}
+	var rows []row
+	var rules []*sigma.Rule
+	each(t, filepath.Join(folder(t), "sigma_regression", "regression.ndjson"), func(r row) {
+		rs, errs := sigma.Parse(r.Path, []byte(r.YAML), sigma.Options{})
+		for _, e := range errs {
+			t.Error(e)
+		}
+		rows = append(rows, r)
+		if !slices.ContainsFunc(rules, func(o *sigma.Rule) bool { return len(rs) > 0 && o.ID == rs[0].ID }) {
+			rules = append(rules, rs...)
+		}
+	})
+	set, err := sigma.Compile(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := jsondoc.New(jsondoc.Limits{})
+	hits, events := 0, 0
+	cross := map[string]int{}
+	for _, r := range rows {
+		found := false
+		for _, e := range r.Events {
+			if err := doc.Parse(e); err != nil {
+				t.Fatal(err)
+			}
+			events++
+			for _, n := range set.Match(doc, r.Source, nil, nil) {
+				if id := rules[n].ID; id == r.ID {
+					found = true
+				} else {
+					cross[fmt.Sprintf("%s (%s)\t%s", id, rules[n].Title, r.Path)]++
+				}
+			}
+		}
+		if found {
+			hits++
+		} else {
+			t.Errorf("%s: none of its events matches", r.Path)
+		}
+	}
+	table("Regression", func(w io.Writer) {
+		line(w, "cases", "matched", "recall", "events", "cross-matches")
+		line(w, len(rows), hits, share(hits, len(rows)), events, len(cross))
+	})
+	table("Rules that match another rule's event", func(w io.Writer) {
+		line(w, "RULE", "EVENT OF")
+		for _, k := range sorted(cross) {
+			line(w, k)
+		}
+	})
+}
+
+// TestCloudRules loads the cloud rules, without and with placeholders.
+func TestCloudRules(t *testing.T) {
+	dir := filepath.Join(folder(t), "sigma")
+	plain := sigma.LoadPaths(sigma.Options{}, dir)
+	values := map[string][]string{}
+	for _, e := range plain.Errors {
+		if _, rest, ok := strings.Cut(e.Reason, "the placeholder %"); ok {
+			name, _, _ := strings.Cut(rest, "%")
+			values[name] = []string{"*"}
+		}
+		if e.Line == 0 {
+			t.Errorf("refused without a line: %v", e)
+		}
+	}
+	filled := sigma.LoadPaths(sigma.Options{Placeholders: values}, dir)
+	table("Cloud rules", func(w io.Writer) {
+		line(w, "placeholders", "rules", "loaded", "refused")
+		line(w, "none", len(plain.Rules)+plain.Refused, len(plain.Rules), plain.Refused)
+		line(w, strings.Join(sorted(values), " "), len(filled.Rules)+filled.Refused, len(filled.Rules), filled.Refused)
+	})
+	reasons := map[string]int{}
+	for _, e := range filled.Errors {
+		reasons[e.Reason]++
+	}
+	table("Refused for good", func(w io.Writer) {
+		for _, r := range sorted(reasons) {
+			line(w, reasons[r], r)
+		}
+	})
+	if n := len(plain.Rules) + plain.Refused; n != 317 || filled.Refused != 9 {
+		t.Errorf("%d rules, %d refused with placeholders", n, filled.Refused)
+	}
+}
+
+// logTypes are those of the corpus whose events are about identities, with the
+// format that reads them and the log source of rules for them.
+var logTypes = []struct {
+	name, format string
+	source       sigma.Logsource
+}{
+	{"AWS.CloudTrail", "aws.cloudtrail", sigma.Logsource{Product: "aws", Service: "cloudtrail"}},
+	{"Okta.SystemLog", "okta.system_log", sigma.Logsource{Product: "okta", Service: "okta"}},
+	{"GitHub.Audit", "github.audit", sigma.Logsource{Product: "github", Service: "audit"}},
+	{"GCP.AuditLog", "gcp.audit", sigma.Logsource{Product: "gcp"}},
+	{"GSuite.ActivityEvent", "google.workspace", sigma.Logsource{Product: "gcp"}},
+	{"Azure.Audit", "azure.audit", sigma.Logsource{Product: "azure"}},
+	{"Azure.MonitorActivity", "azure.activity", sigma.Logsource{Product: "azure"}},
+	{"Amazon.EKS.Audit", "kubernetes.audit", sigma.Logsource{Product: "kubernetes"}},
+	{"Auth0.Events", "auth0", sigma.Logsource{Product: "auth0"}},
+	{"OneLogin.Events", "onelogin", sigma.Logsource{Product: "onelogin"}},
+	{"Duo.Administrator", "duo", sigma.Logsource{Product: "cisco", Service: "duo"}},
+	{"Slack.AuditLogs", "slack.audit", sigma.Logsource{Product: "slack"}},
+	{"Snowflake.LoginHistory", "snowflake", sigma.Logsource{Product: "snowflake"}},
+	{"Gravitational.TeleportAudit", "teleport", sigma.Logsource{Product: "teleport"}},
+	{"Anthropic.Activity", "anthropic", sigma.Logsource{Product: "anthropic"}},
+	{"OpenAI.Audit", "openai.audit", sigma.Logsource{Product: "openai"}},
+}
+
+// TestEvents measures the rule pack on labelled events: how many of those that
+// ought to alert do, and how many of the others. An event ought to alert when
+// any rule of the corpus says so of it.
+func TestEvents(t *testing.T) {
+	dir := folder(t)
+	rules := packRules(t)
+	type test struct {
+		Expected bool            `json:"expected"`
+		Event    json.RawMessage `json:"event"`
+		Mocks    bool            `json:"has_mocks"`
+		SHA      string          `json:"event_sha"`
+	}
+	table("Labelled events, by the rule pack", func(w io.Writer) {
+		line(w, "LOG TYPE", "READ AS", "RULES", "ALERTING", "FOUND", "RECALL", "QUIET", "MATCHED", "RATE", "UNREADABLE")
+		for _, lt := range logTypes {
+			label, event, order := map[string]bool{}, map[string]json.RawMessage{}, []string{}
+			each(t, filepath.Join(dir, "panther", "rule_tests", lt.name+".ndjson"), func(x test) {
+				if x.Mocks {
+					return
+				}
+				if _, ok := event[x.SHA]; !ok {
+					order = append(order, x.SHA)
+				}
+				event[x.SHA], label[x.SHA] = x.Event, label[x.SHA] || x.Expected
+			})
+			m := newMatcher(t, rules, lt.format, lt.source)
+			var counts [2]struct{ all, hit int }
+			broken := 0
+			for _, sha := range order {
+				c := &counts[0]
+				if label[sha] {
+					c = &counts[1]
+				}
+				c.all++
+				hit, err := m.matches(event[sha])
+				if err != nil {
+					broken++
+				}
+				if hit {
+					c.hit++
+				}
+			}
+			line(w, lt.name, m.as, len(m.set.Rules()), counts[1].all, counts[1].hit, share(counts[1].hit, counts[1].all), counts[0].all, counts[0].hit, share(counts[0].hit, counts[0].all), broken)
+		}
+	})
+}
+
+// packRules are the pack's; none where there is no pack.
+func packRules(t *testing.T) []*sigma.Rule {
+	t.Helper()
+	if _, err := os.Stat(pack); err != nil {
+		fmt.Println("there is no rule pack in rules/; the numbers below are those of no rule")
+		return nil
+	}
+	l := sigma.LoadPaths(sigma.Options{}, pack)
+	for _, e := range l.Errors {
+		t.Errorf("the pack: %v", e)
+	}
+	return l.Rules
+}
+
+// matcher matches events as a format's, or as plain JSON where there is none.
+type matcher struct {
+	as     string
+	set    *sigma.Set
+	format format.Format
+	all    bool
+	doc    *jsondoc.Doc
+	raw    sigma.Scratch
+	mapped sigma.MappedScratch
+}
+
+func newMatcher(t *testing.T, rules []*sigma.Rule, name string, source sigma.Logsource) *matcher {
+	t.Helper()
+	m := &matcher{as: name, doc: jsondoc.New(jsondoc.Limits{})}
+	if !slices.Contains(app.FormatNames(), name) {
+		m.as, m.all, rules = "json", true, sigma.Within(rules, source)
+	}
+	var err error
+	if m.format, err = app.NewFormat(m.as, ""); err != nil {
+		t.Fatal(err)
+	}
+	if m.set, err = sigma.Compile(rules); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func (m *matcher) matches(event []byte) (bool, error) {
+	if err := m.doc.Parse(event); err != nil {
+		return false, err
+	}
+	ls := sigma.Logsource{All: true}
+	if !m.all {
+		l := m.format.Logsource(m.doc)
+		ls = sigma.Logsource{Product: l.Product, Service: l.Service, Category: l.Category, All: l.All}
+	}
+	got := m.set.Match(m.doc, ls, &m.raw, nil)
+	if m.set.NeedsMapped(ls) {
+		env := format.Env{Source: "corpus", Realm: "corpus"}
+		keys, err := m.format.Keys(m.doc, env)
+		if err != nil {
+			return len(got) > 0, err
+		}
+		out, err := m.format.Map(m.doc, keys, env)
+		if err != nil {
+			return len(got) > 0, err
+		}
+		if got, err = m.set.MatchMapped(out.OCSF, ls, &m.mapped, got); err != nil {
+			return len(got) > 0, err
+		}
+	}
+	return len(got) > 0, nil
+}
+
+// TestDetonations replays each detonation of an attack technique: whether a rule
+// of the pack accuses somebody, and whether that is who acted.
+func TestDetonations(t *testing.T) {
+	dir := folder(t)
+	yaml := "v: 1\n"
+	if _, err := os.Stat(pack); err == nil {
+		abs, err := filepath.Abs(pack)
+		if err != nil {
+			t.Fatal(err)
+		}
+		yaml += fmt.Sprintf("rules: [%q]\n", abs)
+	}
+	path := filepath.Join(t.TempDir(), "staunch.yaml")
+	cfg, err := config.Parse([]byte(yaml), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup, err := app.Load(cfg, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trail, err := app.NewFormat("aws.cloudtrail", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := &pipeline.Source{Name: "corpus", Realm: "aws", Format: trail, Ceiling: staunch.TierRevoke, Skew: staunch.Duration(config.DefaultSkew), Lateness: staunch.Duration(config.DefaultLateness)}
+	type detonation struct {
+		Technique string            `json:"technique"`
+		Events    []json.RawMessage `json:"events"`
+	}
+	all, detected, right := 0, 0, 0
+	table("Detonations, by the rule pack", func(w io.Writer) {
+		line(w, "TECHNIQUE", "EVENTS", "SIGNALS", "WHO ACTED IS ACCUSED", "RULES")
+		each(t, filepath.Join(dir, "stratus", "detonations.ndjson"), func(d detonation) {
+			var in, actors strings.Builder
+			for _, e := range d.Events {
+				var who struct {
+					UserIdentity json.RawMessage `json:"userIdentity"`
+				}
+				if err := json.Unmarshal(e, &who); err != nil {
+					t.Fatal(err)
+				}
+				in.Write(e)
+				in.WriteByte('\n')
+				actors.Write(who.UserIdentity)
+			}
+			signals, wrong := 0, 0
+			rules := map[string]bool{}
+			err := offline.Replay(t.Context(), setup, offline.ReplayOptions{Source: src, Files: []string{"-"}, In: strings.NewReader(in.String()), Mode: staunch.ModeShadow}, func(l offline.Line) error {
+				if l.Signal == nil {
+					return nil
+				}
+				signals++
+				rules[l.Signal.Title] = true
+				if !strings.Contains(actors.String(), `"`+l.Signal.Accused.Value+`"`) {
+					wrong++
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("%s: %v", d.Technique, err)
+			}
+			all++
+			verdict := "-"
+			if signals > 0 {
+				detected++
+				verdict = "no"
+				if wrong == 0 {
+					right++
+					verdict = "yes"
+				}
+			}
+			line(w, d.Technique, len(d.Events), signals, verdict, strings.Join(sorted(rules), "; "))
+		})
+	})
+	table("Detonations", func(w io.Writer) {
+		line(w, "techniques", "detected", "with who acted accused")
+		line(w, all, detected, right)
+	})
+}
+
+func share(n, of int) string {
+	if of == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(n)/float64(of))
+}
+
+func sorted[V any](m map[string]V) []string {
+	var out []string
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
