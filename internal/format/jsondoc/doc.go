@@ -162,6 +162,7 @@ type Doc struct {
 	table []slot // power of two, at most half full
 	used  int
 	epoch uint32
+	plain bool
 }
 
 // New returns an empty Doc with the given bounds.
@@ -187,6 +188,11 @@ func (d *Doc) Root() Value {
 // Nodes returns the number of values in the record.
 func (d *Doc) Nodes() int { return len(d.nodes) }
 
+// Plain reports that no string and no key of the record has escapes or
+// characters beyond ASCII, so that all of them stand in Raw as they are. It may
+// be false for a record that has neither.
+func (d *Doc) Plain() bool { return d.plain }
+
 // Parse reads raw, which the Doc keeps and does not copy. Values of an earlier
 // Parse become invalid. A refused text gives a [*SyntaxError] and leaves the
 // Doc empty.
@@ -197,6 +203,7 @@ func (d *Doc) Parse(raw []byte) error {
 	d.arena = d.arena[:0]
 	d.stack = d.stack[:0]
 	d.used = 0
+	d.plain = true
 	d.epoch++
 	if d.epoch == 0 { // wrapped: old entries would look new
 		clear(d.table)
@@ -284,6 +291,7 @@ value:
 		nd := node{start: uint32(p), end: uint32(end + 1), kstart: kstart, kend: kend,
 			next: int32(len(nodes) + 1), kind: String, flags: kflag}
 		if special != 0 {
+			d.plain = false
 			if special&strHigh != 0 {
 				if err := checkUTF8(raw, p+1, end); err != nil {
 					return err
@@ -412,6 +420,7 @@ key:
 		kstart, kend, kflag = uint32(p+1), uint32(end), 0
 		key := raw[p+1 : end]
 		if special != 0 {
+			d.plain = false
 			if special&strHigh != 0 {
 				if err := checkUTF8(raw, p+1, end); err != nil {
 					return err
