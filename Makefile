@@ -55,6 +55,11 @@ bench-whole: prerequisites ## measure the whole process on PostgreSQL, oauth2 an
 		go test -tags systems -count=1 -timeout 0 -v ./test/bench -args -full \
 		-results $(CURDIR)/.bench/results.jsonl -build "$$(scripts/tree-id.sh)" $(BENCHARGS)
 
+.PHONY: bench-detect
+bench-detect: build ## measure decoding and matching against its floors, then match on a large file; STAUNCH_CORPUS names third-party data
+	go test -count=1 -timeout 0 -v -run '^TestSpeed$$' ./internal/detect/sigma -args -speed
+	STAUNCH_BIN=$(CURDIR)/bin/staunch go test -count=1 -timeout 0 -v -run '^TestStream$$' ./internal/app/offline -args -speed
+
 .PHONY: prerequisites
 prerequisites: ## install what the tests need, as root; else say what is missing
 	scripts/need.sh gcc postgresql pgaudit

@@ -11,7 +11,6 @@ import (
 	"io"
 
 	"github.com/staunch-project/staunch"
-	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/ingest"
 )
@@ -89,69 +88,4 @@ func normalized(f format.Format, rec ingest.Record, env format.Env) ([]byte, err
 		return nil, err
 	}
 	return m.OCSF, nil
-}
-
-// Match writes, per record of in, {"record":N,"rules":[ids…]}, or for a broken
-// one {"record":N,"error":…} and ErrBadRecords at the end. ls, when given,
-// takes the place of the format's log source.
-func Match(set *sigma.Set, f format.Format, ls *sigma.Logsource, in io.Reader, out io.Writer) error {
-	rd, err := reader(in, f)
-	if err != nil {
-		return err
-	}
-	ids := make([][]byte, len(set.Rules()))
-	for i, r := range set.Rules() {
-		if ids[i], err = json.Marshal(r.ID); err != nil {
-			return err
-		}
-	}
-	w := bufio.NewWriterSize(out, 256<<10)
-	var sc sigma.Scratch
-	var matched []int
-	var line []byte
-	bad := false
-	for {
-		rec, err := rd.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return errors.Join(err, w.Flush())
-		}
-		line = fmt.Appendf(line[:0], `{"record":%d,`, rec.Number)
-		if rec.Err != nil {
-			bad = true
-			msg, err := json.Marshal(rec.Err.Error())
-			if err != nil {
-				return err
-			}
-			line = append(append(line, `"error":`...), msg...)
-			line = append(line, "}\n"...)
-		} else {
-			l := ls
-			if l == nil {
-				p := f.Logsource(rec.Doc)
-				l = &sigma.Logsource{Product: p.Product, Category: p.Category, Service: p.Service, All: p.All}
-			}
-			matched = set.Match(rec.Doc, *l, &sc, matched[:0])
-			line = append(line, `"rules":[`...)
-			for i, n := range matched {
-				if i > 0 {
-					line = append(line, ',')
-				}
-				line = append(line, ids[n]...)
-			}
-			line = append(line, "]}\n"...)
-		}
-		if _, err := w.Write(line); err != nil {
-			return fmt.Errorf("writing: %w", err)
-		}
-	}
-	if err := w.Flush(); err != nil {
-		return fmt.Errorf("writing: %w", err)
-	}
-	if bad {
-		return ErrBadRecords
-	}
-	return nil
 }
