@@ -35,7 +35,8 @@ func threadTime(t testing.TB) time.Duration {
 type contender struct {
 	name  string
 	build time.Duration
-	heap  uint64
+	train time.Duration
+	heap  int64
 	run   func(rec []byte) int
 	hits  int
 	costs []float64 // ns a record, per round
@@ -48,6 +49,7 @@ func (c *contender) cost() float64 {
 
 func heapInUse() uint64 {
 	runtime.GC()
+	runtime.GC() // what the first one made unreachable through finalizers and pools
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
@@ -60,6 +62,8 @@ func TestSpeed(t *testing.T) {
 	if !*speed {
 		t.Skip("measures only with -speed (make bench-detect)")
 	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	training, measured := generatedTraffic(500, 1), generatedTraffic(500, 2)
 	kind := "generated"
 	if os.Getenv("STAUNCH_CORPUS") != "" {
@@ -105,8 +109,10 @@ func TestSpeed(t *testing.T) {
 		start := threadTime(t)
 		set := compile(t, rules...)
 		build := threadTime(t) - start
+		start = threadTime(t)
 		set = set.Train(&traffic)
-		c := &contender{name: name, build: build, heap: heapInUse() - before}
+		trained := threadTime(t) - start
+		c := &contender{name: name, build: build, train: trained, heap: int64(heapInUse()) - int64(before)}
 		var sc Scratch
 		var dst []int
 		c.run = func(rec []byte) int {
@@ -131,8 +137,6 @@ func TestSpeed(t *testing.T) {
 	row("500 generated", trailSource, func() []*Rule { return generatedRules(t, 500) })
 	row("3000 generated", trailSource, func() []*Rule { return generatedRules(t, 3000) })
 
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	for round := range *speedRounds + 1 {
 		for _, c := range rows {
 			c.hits = 0
@@ -155,11 +159,11 @@ func TestSpeed(t *testing.T) {
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	floor, whole := rows[0].cost(), rows[1].cost()
 	fmt.Fprintf(out, "%s records: %d of %d bytes in the mean; trained on %d others\n", kind, len(measured), size/len(measured), traffic.Len())
-	fmt.Fprintln(out, "\tevents/s/core\tns/event\t× parse\t÷ Unmarshal\tallocs\tmatches\tindex built\theap\t")
+	fmt.Fprintln(out, "\tevents/s/core\tns/event\t× parse\t÷ Unmarshal\tallocs\tmatches\tcompiled\ttrained\theap\t")
 	for _, c := range rows {
 		i := 0
 		allocs := testing.AllocsPerRun(len(measured), func() { c.run(measured[i%len(measured)]); i++ })
-		fmt.Fprintf(out, "%s\t%.0f\t%.0f\t%.2f\t%.3f\t%.0f\t%d\t%v\t%.1f MiB\t\n", c.name, 1e9/c.cost(), c.cost(), c.cost()/floor, c.cost()/whole, allocs, c.hits, c.build.Round(time.Millisecond/10), float64(c.heap)/(1<<20))
+		fmt.Fprintf(out, "%s\t%.0f\t%.0f\t%.2f\t%.3f\t%.0f\t%d\t%v\t%v\t%.1f MiB\t\n", c.name, 1e9/c.cost(), c.cost(), c.cost()/floor, c.cost()/whole, allocs, c.hits, c.build.Round(time.Millisecond/10), c.train.Round(time.Millisecond/10), float64(c.heap)/(1<<20))
 	}
 	_ = out.Flush()
 }
