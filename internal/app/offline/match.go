@@ -24,9 +24,6 @@ const (
 	batchRecords = 1024
 	// keepBatch is the memory of a batch that is kept for the next one.
 	keepBatch = 1 << 20
-	// sampled is how many records the index is fitted to. Fewer are not worth
-	// the work.
-	sampled = 512
 )
 
 // batch is some records that follow each other, and their lines.
@@ -70,8 +67,7 @@ func Match(set *sigma.Set, f format.Format, ls *sigma.Logsource, in io.Reader, o
 	if err != nil {
 		return err
 	}
-	m := &matching{f: f, ls: ls}
-	m.set.Store(set)
+	m := &matching{set: set, f: f, ls: ls}
 	for _, r := range set.Rules() {
 		id, err := json.Marshal(r.ID)
 		if err != nil {
@@ -86,8 +82,8 @@ func Match(set *sigma.Set, f format.Format, ls *sigma.Logsource, in io.Reader, o
 	}
 	work, order := make(chan *batch, cap(free)), make(chan *batch, cap(free))
 	var wg sync.WaitGroup
-	for n := range workers {
-		w := m.newWorker(n == 0)
+	for range workers {
+		w := m.newWorker()
 		wg.Go(func() {
 			for b := range work {
 				w.match(b)
@@ -147,7 +143,7 @@ type matching struct {
 	f   format.Format
 	ls  *sigma.Logsource
 	ids [][]byte // of rules, quoted
-	set atomic.Pointer[sigma.Set]
+	set *sigma.Set
 	bad atomic.Bool
 }
 
@@ -158,15 +154,10 @@ type worker struct {
 	given   int
 	sc      sigma.Scratch
 	matched []int
-	traffic *sigma.Traffic // until the index fits the records
-	seen    int            // records that traffic was shown
 }
 
-func (m *matching) newWorker(trains bool) *worker {
+func (m *matching) newWorker() *worker {
 	w := &worker{matching: m}
-	if trains {
-		w.traffic = new(sigma.Traffic)
-	}
 	w.rd = ingest.NewCutReader(w.next, m.f, ingest.Limits{}.Doc)
 	return w
 }
@@ -188,7 +179,6 @@ func (w *worker) next() (jsondoc.Record, error) {
 // match makes the lines of a batch.
 func (w *worker) match(b *batch) {
 	w.b, w.given = b, 0
-	set := w.set.Load()
 	for {
 		rec, err := w.rd.Next()
 		if err != nil {
@@ -207,7 +197,7 @@ func (w *worker) match(b *batch) {
 			p := w.f.Logsource(rec.Doc)
 			ls = &sigma.Logsource{Product: p.Product, Category: p.Category, Service: p.Service, All: p.All}
 		}
-		w.matched = set.Match(rec.Doc, *ls, &w.sc, w.matched[:0])
+		w.matched = w.set.Match(rec.Doc, *ls, &w.sc, w.matched[:0])
 		b.rest = append(b.rest, `"rules":[`...)
 		for i, n := range w.matched {
 			if i > 0 {
@@ -217,14 +207,7 @@ func (w *worker) match(b *batch) {
 		}
 		b.rest = append(b.rest, "]}\n"...)
 		b.ends = append(b.ends, len(b.rest))
-		if w.traffic != nil {
-			w.traffic.Observe(rec.Doc)
-			if w.seen++; w.seen == sampled {
-				set = set.Train(w.traffic)
-				w.set.Store(set)
-				w.traffic = nil
-			}
-		}
+		w.set.Observe(rec.Doc)
 	}
 }
 

@@ -21,7 +21,15 @@ type gramTable struct {
 	stride int
 	shift  uint
 	filter []uint64
-	uses   map[uint32][]gramUse
+	slots  []gramSlot // hash table over the grams
+	width  uint       // of slots: 1<<width
+	uses   []gramUse  // those of one gram after each other
+}
+
+// gramSlot has the uses of one gram; none where it is free.
+type gramSlot struct {
+	gram     uint32
+	from, to int32
 }
 
 // gramUse is a text with the offset of a gram in it.
@@ -83,33 +91,51 @@ func newTextIndex(texts []gramUse, counts *gramCounts) *textIndex {
 }
 
 func newGramTable(size int, texts []gramUse, counts *gramCounts) *gramTable {
-	g := &gramTable{size: size, stride: maxStride, uses: map[uint32][]gramUse{}}
+	g := &gramTable{size: size, stride: maxStride}
 	for _, u := range texts {
 		for len(u.text) < size+g.stride-1 {
 			g.stride /= 2
 		}
 	}
+	uses := map[uint32][]gramUse{}
 	for _, u := range texts {
-		at := g.rarest(u.text, counts)
+		at := g.rarest(u.text, uses, counts)
 		for i := at; i < at+g.stride; i++ {
 			u.offset = int32(i)
 			w := gram([]byte(u.text[i:i+size]), size)
-			g.uses[w] = append(g.uses[w], u)
+			uses[w] = append(uses[w], u)
 		}
 	}
-	width := min(max(bits.Len(uint(len(g.uses)*16)), 8), 20)
+	g.width = uint(bits.Len(uint(len(uses) * 2)))
+	g.slots = make([]gramSlot, 1<<g.width)
+	// Some fifty bits a gram let few through that are none, and still stay near
+	// the processor.
+	width := min(max(bits.Len(uint(len(uses)*32)), 8), 20)
 	g.shift = uint(32 - width)
 	g.filter = make([]uint64, 1<<width/64)
-	for w := range g.uses {
+	for w, list := range uses {
 		h := hashGram(w) >> g.shift
 		g.filter[h/64] |= 1 << (h % 64)
+		from := int32(len(g.uses))
+		g.uses = append(g.uses, list...)
+		*g.slot(w) = gramSlot{w, from, int32(len(g.uses))}
 	}
 	return g
 }
 
+// slot returns the gram's slot, or the free one that it would have.
+func (g *gramTable) slot(w uint32) *gramSlot {
+	mask := uint32(len(g.slots) - 1)
+	for i := hashGram(w) >> (32 - g.width); ; i++ {
+		if s := &g.slots[i&mask]; s.gram == w || s.to == 0 {
+			return s
+		}
+	}
+}
+
 // rarest returns where in a text its stride rarest grams after each other
-// begin.
-func (g *gramTable) rarest(text string, counts *gramCounts) int {
+// begin; uses are those so far.
+func (g *gramTable) rarest(text string, uses map[uint32][]gramUse, counts *gramCounts) int {
 	best, least := 0, ^uint64(0)
 	end := min(len(text), maxGramText) - g.size - g.stride + 1
 	for at := 0; at <= end; at++ {
@@ -117,7 +143,7 @@ func (g *gramTable) rarest(text string, counts *gramCounts) int {
 		for i := at; i < at+g.stride; i++ {
 			if g.size == gramBytes {
 				w := gram([]byte(text[i:i+g.size]), g.size)
-				sum += uint64(counts[hashGram(w)>>16]) + uint64(len(g.uses[w]))
+				sum += uint64(counts[hashGram(w)>>16]) + uint64(len(uses[w]))
 			}
 		}
 		if sum < least {
@@ -156,14 +182,15 @@ func (g *gramTable) find4(sc *Scratch, t []byte) {
 }
 
 func (g *gramTable) compare(sc *Scratch, t []byte, at int, w uint32) {
-	for i := range g.uses[w] {
-		u := &g.uses[w][i]
+	s := g.slot(w)
+	for i := s.from; i < s.to; i++ {
+		u := &g.uses[i]
 		from := at - int(u.offset)
 		to := from + len(u.text)
 		if from < 0 || to > len(t) || u.start && from > 0 || u.end && to < len(t) || sc.noted(u.anchor) {
 			continue
 		}
-		if s := t[from:to]; string(s) == u.text || equalLower(s, u.text) {
+		if string(t[from:to]) == u.text || equalLower(t[from:to], u.text) {
 			sc.note(u.anchor)
 		}
 	}

@@ -2,6 +2,8 @@ package sigma
 
 import (
 	"net/netip"
+	"sync"
+	"sync/atomic"
 
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
 )
@@ -153,7 +155,7 @@ func (sc *Scratch) whole() []byte {
 
 // buildIndex chooses each rule's anchors, by their frequency in traffic where
 // that is given.
-func (s *Set) buildIndex(traffic *Traffic) {
+func (s *Set) buildIndex(traffic *Traffic) *index {
 	all := newAnchors(s.preds)
 	needs := make([]*need, len(s.roots))
 	for i, root := range s.roots {
@@ -189,8 +191,9 @@ func (s *Set) buildIndex(traffic *Traffic) {
 			}
 		}
 	}
-	s.index = newIndex(all.list, func(id int32) bool { return len(leads[id]) > 0 }, len(s.fields), counts)
-	s.index.leads, s.index.always = leads, always
+	ix := newIndex(all.list, func(id int32) bool { return len(leads[id]) > 0 }, len(s.fields), counts)
+	ix.leads, ix.always = leads, always
+	return ix
 }
 
 // Traffic is a sample of records by which [Set.Train] chooses what to look for
@@ -241,7 +244,8 @@ const prior = 4
 // grams.
 func (t *Traffic) measure(s *Set, list []anchor, share []float64, counts *gramCounts) {
 	ix := newIndex(list, func(int32) bool { return true }, len(s.fields), counts)
-	sample := &Set{preds: s.preds, fields: s.fields, paths: s.paths, index: ix}
+	sample := &Set{preds: s.preds, fields: s.fields, paths: s.paths}
+	sample.index.Store(ix)
 	doc := jsondoc.New(jsondoc.Limits{})
 	var sc Scratch
 	hits := make([]int, len(list))
@@ -264,7 +268,41 @@ func (t *Traffic) measure(s *Set, list []anchor, share []float64, counts *gramCo
 // Train returns the same Set with an index that fits the traffic. What it
 // matches stays the same, whatever the traffic was.
 func (s *Set) Train(traffic *Traffic) *Set {
-	trained := *s
-	trained.buildIndex(traffic)
-	return &trained
+	t := &Set{rules: s.rules, roots: s.roots, preds: s.preds, byID: s.byID, ids: s.ids, fields: s.fields, paths: s.paths, hash: s.hash}
+	t.fit.done.Store(true)
+	t.index.Store(t.buildIndex(traffic))
+	return t
+}
+
+// fitting is how far a Set is with fitting its index by itself.
+type fitting struct {
+	done    atomic.Bool
+	mu      sync.Mutex
+	traffic Traffic
+	seen    int
+}
+
+// fitAfter is how many records an index is fitted to.
+const fitAfter = 512
+
+// Observe shows the Set a record that it is used on. After some hundred of them
+// it fits its index to those, once, which takes about as long as compiling it;
+// nobody else waits for that. Calling it is not necessary, and does not change
+// what the Set matches. It is safe for concurrent use.
+func (s *Set) Observe(doc *jsondoc.Doc) {
+	f := &s.fit
+	if f.done.Load() || !f.mu.TryLock() {
+		return
+	}
+	defer f.mu.Unlock()
+	if f.done.Load() {
+		return
+	}
+	f.traffic.Observe(doc)
+	if f.seen++; f.seen < fitAfter {
+		return
+	}
+	s.index.Store(s.buildIndex(&f.traffic))
+	f.done.Store(true)
+	f.traffic = Traffic{}
 }

@@ -33,7 +33,8 @@ func naively(d *jsondoc.Doc, r *Rule, e *expr) bool {
 	case opPred:
 		// Of equal paths only the first is found in the common walk, so the
 		// second ones are looked up one by one.
-		own := &Set{fields: []jsondoc.Path{e.pred.path, e.pred.path, e.pred.refPath, e.pred.refPath}, preds: []question{{e.pred, 1, 3}}, index: &index{}}
+		own := &Set{fields: []jsondoc.Path{e.pred.path, e.pred.path, e.pred.refPath, e.pred.refPath}, preds: []question{{e.pred, 1, 3}}}
+		own.index.Store(&index{})
 		own.paths = jsondoc.NewPaths(own.fields)
 		sc := new(Scratch)
 		sc.begin(own, d)
@@ -218,6 +219,30 @@ func TestMatchEqualsNaive(t *testing.T) {
 	})
 	if loaded < 100 || matched < 100 {
 		t.Errorf("%d rules and %d matches say nothing", loaded, matched)
+	}
+}
+
+// A Set that is shown records fits its index once, and goes on with the same
+// Scratch.
+func TestObserveFits(t *testing.T) {
+	s := compile(t, generatedRules(t, 60)...)
+	d := jsondoc.New(jsondoc.Limits{})
+	var sc Scratch
+	before := s.index.Load()
+	for n, rec := range generatedTraffic(2*fitAfter, 3) {
+		if err := d.Parse(rec); err != nil {
+			t.Fatal(err)
+		}
+		if fitted := s.index.Load() != before; fitted != (n >= fitAfter) {
+			t.Fatalf("after %d records, fitted: %v", n, fitted)
+		}
+		got := s.Match(d, trailSource, &sc, nil)
+		if n%20 == 0 || len(got) > 0 {
+			if want := naive(s, d, trailSource); !slices.Equal(got, want) {
+				t.Fatalf("%s: matches %v, want %v", rec, got, want)
+			}
+		}
+		s.Observe(d)
 	}
 }
 

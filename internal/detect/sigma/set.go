@@ -11,12 +11,13 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
 )
 
-// Set is a compiled bundle of rules. It does not change, so any number of
-// goroutines may match with it, each with its own Scratch.
+// Set is a compiled bundle of rules. What it matches does not change, and any
+// number of goroutines may match with it, each with its own Scratch.
 type Set struct {
 	rules  []*Rule
 	roots  []*expr
@@ -25,8 +26,9 @@ type Set struct {
 	ids    map[string]int32 // by the predicate's key
 	fields []jsondoc.Path
 	paths  *jsondoc.Paths // of the fields
-	index  *index
 	hash   string
+	index  atomic.Pointer[index]
+	fit    fitting
 }
 
 // question is an interned predicate with its fields' numbers.
@@ -55,7 +57,7 @@ func Compile(rules []*Rule) (*Set, error) {
 		s.roots = append(s.roots, s.link(r.cond, sels))
 	}
 	s.paths = jsondoc.NewPaths(s.fields)
-	s.buildIndex(nil)
+	s.index.Store(s.buildIndex(nil))
 	var err error
 	if s.hash, err = hashRules(rules); err != nil {
 		return nil, fmt.Errorf("compiling rules: %w", err)
@@ -146,6 +148,7 @@ func cost(e *expr) int {
 // goroutine. The zero Scratch is ready.
 type Scratch struct {
 	set    *Set
+	index  *index
 	doc    *jsondoc.Doc
 	root   jsondoc.Value
 	found  jsondoc.Found
@@ -183,10 +186,10 @@ type fieldState struct {
 
 // begin turns to another record.
 func (sc *Scratch) begin(s *Set, doc *jsondoc.Doc) {
-	if sc.set != s {
+	if ix := s.index.Load(); sc.set != s || sc.index != ix {
 		*sc = Scratch{
-			set: s, answer: make([]answer, len(s.preds)), field: make([]fieldState, len(s.fields)),
-			notedAt: make([]uint32, s.index.anchors), cands: make([]uint64, len(s.index.always)), routes: map[Logsource]*route{},
+			set: s, index: ix, answer: make([]answer, len(s.preds)), field: make([]fieldState, len(s.fields)),
+			notedAt: make([]uint32, ix.anchors), cands: make([]uint64, len(ix.always)), routes: map[Logsource]*route{},
 		}
 	}
 	if sc.epoch++; sc.epoch == 0 { // wrapped: old answers would look new
@@ -322,7 +325,7 @@ type route struct {
 }
 
 // route returns the rules for a log source.
-func (sc *Scratch) route(s *Set, ls Logsource) *route {
+func (sc *Scratch) route(ls Logsource) *route {
 	if sc.way != nil && sc.last == ls {
 		return sc.way
 	}
@@ -331,26 +334,26 @@ func (sc *Scratch) route(s *Set, ls Logsource) *route {
 		if len(sc.routes) >= maxRoutes { // log sources come from configuration; this is a bound all the same
 			clear(sc.routes)
 		}
-		r = s.newRoute(ls)
+		r = sc.newRoute(ls)
 		sc.routes[ls] = r
 	}
 	sc.last, sc.way = ls, r
 	return r
 }
 
-func (s *Set) newRoute(ls Logsource) *route {
-	r := &route{rules: make([]uint64, len(s.index.always)), fields: make([]bool, len(s.fields))}
-	for i, rule := range s.rules {
+func (sc *Scratch) newRoute(ls Logsource) *route {
+	r := &route{rules: make([]uint64, len(sc.index.always)), fields: make([]bool, len(sc.set.fields))}
+	for i, rule := range sc.set.rules {
 		if ls.Covers(rule.Logsource) {
 			r.rules[i/64] |= 1 << (i % 64)
 		}
 	}
-	for id, rules := range s.index.leads {
+	for id, rules := range sc.index.leads {
 		for _, i := range rules {
 			if r.rules[i/64]&(1<<(i%64)) == 0 {
 				continue
 			}
-			if f := s.index.where[id]; f >= 0 {
+			if f := sc.index.where[id]; f >= 0 {
 				r.fields[f] = true
 			} else {
 				r.anywhere = true
@@ -374,11 +377,11 @@ func (s *Set) Match(doc *jsondoc.Doc, ls Logsource, scratch *Scratch, dst []int)
 	}
 	sc := scratch
 	sc.begin(s, doc)
-	route := sc.route(s, ls)
-	s.index.find(sc, route)
-	copy(sc.cands, s.index.always)
+	route := sc.route(ls)
+	sc.index.find(sc, route)
+	copy(sc.cands, sc.index.always)
 	for _, id := range sc.anchors {
-		for _, r := range s.index.leads[id] {
+		for _, r := range sc.index.leads[id] {
 			sc.cands[r/64] |= 1 << (r % 64)
 		}
 	}

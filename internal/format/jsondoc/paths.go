@@ -3,7 +3,6 @@ package jsondoc
 import (
 	"encoding/binary"
 	"math/bits"
-	"strings"
 )
 
 // Paths looks many paths up at once, in one walk over the members that one of
@@ -119,14 +118,12 @@ func (t *pathNode) insert(n int32) {
 			*s = runSlot{h, n}
 			return
 		}
-		if first := &t.runs[s.run]; s.hash == h && strings.EqualFold(first.key, r.key) && equalLengthFold(first.key, r.key) {
+		if first := &t.runs[s.run]; s.hash == h && len(first.key) == len(r.key) && equalFoldASCII([]byte(first.key), r.key) {
 			r.same, first.same = first.same, n
 			return
 		}
 	}
 }
-
-func equalLengthFold(a, b string) bool { return len(a) == len(b) && equalFoldASCII([]byte(a), b) }
 
 // find returns the first of the runs that a key is, case disregarded; -1
 // without one.

@@ -79,6 +79,7 @@ func (p *Pipeline) examine(b *Bundle, src *Source, number int, doc *jsondoc.Doc,
 	}
 	ls := src.Format.Logsource(doc)
 	sc.matched = b.Rules.Match(doc, sigma.Logsource{Product: ls.Product, Category: ls.Category, Service: ls.Service, All: ls.All}, &sc.sigma, sc.matched[:0])
+	b.Rules.Observe(doc)
 	concerns := p.watch.concerns(keys.Actor)
 	finder, findings := src.Format.(format.Finder)
 	findings = findings && finder.Finds(doc)
