@@ -127,7 +127,7 @@ func Match(set *sigma.Set, f format.Format, ls *sigma.Logsource, in io.Reader, o
 	close(order)
 	wg.Wait()
 	if readErr != nil && !errors.Is(readErr, io.EOF) {
-		return errors.Join(fmt.Errorf("reading records: %w", readErr), writeErr)
+		return errors.Join(readErr, writeErr)
 	}
 	if writeErr != nil {
 		return fmt.Errorf("writing: %w", writeErr)
@@ -182,33 +182,34 @@ func (w *worker) match(b *batch) {
 	for {
 		rec, err := w.rd.Next()
 		if err != nil {
-			break // the end of the batch: next gives no other error
+			return // the end of the batch: next gives no other error
 		}
-		if rec.Err != nil {
-			w.bad.Store(true)
-			b.rest = append(b.rest, `"error":`...)
-			b.rest = appendJSON(b.rest, rec.Err.Error())
-			b.rest = append(b.rest, "}\n"...)
-			b.ends = append(b.ends, len(b.rest))
-			continue
-		}
-		ls := w.ls
-		if ls == nil {
-			p := w.f.Logsource(rec.Doc)
-			ls = &sigma.Logsource{Product: p.Product, Category: p.Category, Service: p.Service, All: p.All}
-		}
-		w.matched = w.set.Match(rec.Doc, *ls, &w.sc, w.matched[:0])
-		b.rest = append(b.rest, `"rules":[`...)
-		for i, n := range w.matched {
-			if i > 0 {
-				b.rest = append(b.rest, ',')
-			}
-			b.rest = append(b.rest, w.ids[n]...)
-		}
-		b.rest = append(b.rest, "]}\n"...)
+		b.rest = append(w.line(b.rest, rec), "}\n"...)
 		b.ends = append(b.ends, len(b.rest))
-		w.set.Observe(rec.Doc)
 	}
+}
+
+// line appends what a record's line says of it.
+func (w *worker) line(dst []byte, rec ingest.Record) []byte {
+	if rec.Err != nil {
+		w.bad.Store(true)
+		return appendJSON(append(dst, `"error":`...), rec.Err.Error())
+	}
+	ls := w.ls
+	if ls == nil {
+		p := w.f.Logsource(rec.Doc)
+		ls = &sigma.Logsource{Product: p.Product, Category: p.Category, Service: p.Service, All: p.All}
+	}
+	w.matched = w.set.Match(rec.Doc, *ls, &w.sc, w.matched[:0])
+	w.set.Observe(rec.Doc)
+	dst = append(dst, `"rules":[`...)
+	for i, n := range w.matched {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, w.ids[n]...)
+	}
+	return append(dst, ']')
 }
 
 // appendJSON appends a text as JSON has it.

@@ -44,7 +44,8 @@ type need struct {
 }
 
 // clause is anchors of which a matching record has at least one, and what they
-// cost: about how many rules are evaluated in vain, a record.
+// cost: about how many rules are evaluated in vain, a record. Without anchors
+// and at no cost it says that no record matches.
 type clause struct {
 	anchors []int32
 	cost    float64
@@ -136,8 +137,11 @@ func (a *anchors) find(e *expr, negated bool) *need {
 		if (e.op == opAnd) != negated { // all of the kids hold
 			return allOf(list)
 		}
-		if len(list) < len(e.kids) {
+		switch {
+		case len(list) < len(e.kids):
 			return nil
+		case len(e.kids) == 0:
+			return &need{any: []*need{}} // nothing makes it hold
 		}
 		return anyOf(list)
 	}

@@ -1,6 +1,7 @@
 package sigma
 
 import (
+	"math"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -181,7 +182,7 @@ func (s *Set) buildIndex(traffic *Traffic) *index {
 		if n != nil {
 			c = n.choose(share)
 		}
-		if c == nil || len(c.anchors) == 0 {
+		if c == nil || math.IsInf(c.cost, 1) {
 			always[i/64] |= 1 << (i % 64)
 			continue
 		}

@@ -222,6 +222,19 @@ func TestMatchEqualsNaive(t *testing.T) {
 	}
 }
 
+// What needs nothing is evaluated for every record, what cannot hold for none.
+func TestNeedsOfNothing(t *testing.T) {
+	a := newAnchors(nil)
+	if n := a.needs(&expr{op: opAnd}, false); n != nil {
+		t.Errorf("an AND of nothing needs %+v", n)
+	}
+	for _, never := range []*need{a.needs(&expr{op: opOr}, false), a.needs(&expr{op: opAnd}, true)} {
+		if c := never.choose(nil); len(c.anchors) > 0 || c.cost != 0 {
+			t.Errorf("what cannot hold needs %+v", c)
+		}
+	}
+}
+
 // A Set that is shown records fits its index once, and goes on with the same
 // Scratch.
 func TestObserveFits(t *testing.T) {
