@@ -60,6 +60,11 @@ corpus: ## measure matcher and rule pack on the third-party rules and events in 
 	@test -n "$${STAUNCH_CORPUS:-}" || { echo 'STAUNCH_CORPUS is not set: it names the folder of the corpora' >&2; exit 1; }
 	go test -count=1 -v ./test/corpus | grep -v -e '^=== ' -e '^--- PASS' -e '^PASS'
 
+.PHONY: bench-detect
+bench-detect: build ## measure decoding and matching against its floors, then match on a large file; STAUNCH_CORPUS names third-party data
+	go test -count=1 -timeout 0 -v -run '^TestSpeed$$' ./internal/detect/sigma -args -speed
+	STAUNCH_BIN=$(CURDIR)/bin/staunch go test -count=1 -timeout 0 -v -run '^TestStream$$' ./internal/app/offline -args -speed
+
 .PHONY: prerequisites
 prerequisites: ## install what the tests need, as root; else say what is missing
 	scripts/need.sh gcc postgresql pgaudit

@@ -180,19 +180,35 @@ const excerpt = 1024
 // keepArena is how much of an envelope's memory is kept for the next one.
 const keepArena = 1 << 20
 
-// NewReader reads r's records in format f.
-func NewReader(r io.Reader, f format.Format, l jsondoc.Limits) (*Reader, error) {
-	rd := newReader(f, l)
+// Cut returns a function that cuts r into records in format f, without looking
+// into them. Its Raw is valid until the next call; the error is io.EOF at the
+// end.
+func Cut(r io.Reader, f format.Format, l jsondoc.Limits) (func() (jsondoc.Record, error), error) {
 	if s, ok := f.(format.Streamer); ok {
 		rr, err := s.Stream(r, l)
 		if err != nil {
 			return nil, err
 		}
-		rd.next = rr.Next
-		return rd, nil
+		return rr.Next, nil
 	}
-	rd.next = jsondoc.NewSplitter(r, l).Next
-	return rd, nil
+	return jsondoc.NewSplitter(r, l).Next, nil
+}
+
+// NewReader reads r's records in format f.
+func NewReader(r io.Reader, f format.Format, l jsondoc.Limits) (*Reader, error) {
+	next, err := Cut(r, f, l)
+	if err != nil {
+		return nil, err
+	}
+	return NewCutReader(next, f, l), nil
+}
+
+// NewCutReader reads records that were cut, given one by one by next. After
+// io.EOF it may be asked again when next has more.
+func NewCutReader(next func() (jsondoc.Record, error), f format.Format, l jsondoc.Limits) *Reader {
+	rd := newReader(f, l)
+	rd.next = next
+	return rd
 }
 
 // NewLineReader reads the records in whole lines of a log file. Every line that

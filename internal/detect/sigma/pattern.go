@@ -3,6 +3,7 @@ package sigma
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -270,6 +271,9 @@ func foldRune(r rune) rune {
 // the end of arena. Bytes that are not UTF-8 are kept.
 func fold(arena, s []byte) (folded, grown []byte) {
 	i := 0
+	for i+8 <= len(s) && !mayFold(binary.LittleEndian.Uint64(s[i:])) {
+		i += 8
+	}
 	for i < len(s) && s[i] < utf8.RuneSelf && (s[i] < 'A' || s[i] > 'Z') {
 		i++
 	}
@@ -279,6 +283,17 @@ func fold(arena, s []byte) (folded, grown []byte) {
 	from := len(arena)
 	arena = append(arena, s[:i]...)
 	for i < len(s) {
+		for i+8 <= len(s) {
+			w := binary.LittleEndian.Uint64(s[i:])
+			if w&highBits != 0 {
+				break
+			}
+			arena = binary.LittleEndian.AppendUint64(arena, w|upperBits(w)>>2)
+			i += 8
+		}
+		if i == len(s) {
+			break
+		}
 		c := s[i]
 		if c < utf8.RuneSelf {
 			if 'A' <= c && c <= 'Z' {
@@ -298,6 +313,20 @@ func fold(arena, s []byte) (folded, grown []byte) {
 	}
 	return arena[from:len(arena):len(arena)], arena
 }
+
+const (
+	lowBits  = 0x0101010101010101
+	highBits = 0x8080808080808080
+)
+
+// upperBits sets the highest bit of each of eight ASCII bytes that is an
+// upper-case letter.
+func upperBits(w uint64) uint64 {
+	return ((w + (0x80-'A')*lowBits) &^ (w + (0x7f-'Z')*lowBits)) & highBits
+}
+
+// mayFold reports whether folding may change one of eight bytes.
+func mayFold(w uint64) bool { return w&highBits != 0 || upperBits(w) != 0 }
 
 func foldString(s string) string {
 	f, _ := fold(nil, []byte(s))

@@ -526,14 +526,8 @@ func keywordPred(p pattern, cased bool) *pred {
 }
 
 func inPrefix(net netip.Prefix, text []byte) bool {
-	if len(text) > 64 {
-		return false
-	}
-	a, err := netip.ParseAddr(string(bytes.TrimSpace(text)))
-	if err != nil {
-		return false
-	}
-	return net.Contains(a.Unmap().WithZone(""))
+	a, ok := parseAddr(text)
+	return ok && net.Contains(a)
 }
 
 func (v *value) number() (number, bool) {

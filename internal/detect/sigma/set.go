@@ -11,12 +11,13 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
 )
 
-// Set is a compiled bundle of rules. It does not change, so any number of
-// goroutines may match with it, each with its own Scratch.
+// Set is a compiled bundle of rules. What it matches does not change, and any
+// number of goroutines may match with it, each with its own Scratch.
 type Set struct {
 	rules  []*Rule
 	roots  []*expr
@@ -24,9 +25,10 @@ type Set struct {
 	byID   map[string]int
 	ids    map[string]int32 // by the predicate's key
 	fields []jsondoc.Path
-	index  []fieldIndex
-	always []uint64 // rules that the index says nothing about
+	paths  *jsondoc.Paths // of the fields
 	hash   string
+	index  atomic.Pointer[index]
+	fit    fitting
 	mapped *mappedSet // rules on the mapped event; nil without any
 }
 
@@ -34,13 +36,6 @@ type Set struct {
 type question struct {
 	*pred
 	fieldID, refID int32
-}
-
-// fieldIndex leads from a field's folded text to the rules that need it.
-type fieldIndex struct {
-	field  int32
-	rules  map[string][]int32
-	maxLen int
 }
 
 // Compile makes a Set of rules, whose order gives the numbers that Match
@@ -66,7 +61,8 @@ func Compile(rules []*Rule) (*Set, error) {
 		}
 		s.roots = append(s.roots, s.link(r.cond, sels))
 	}
-	s.buildIndex()
+	s.paths = jsondoc.NewPaths(s.fields)
+	s.index.Store(s.buildIndex(nil))
 	var err error
 	if s.mapped, err = compileMapped(rules); err != nil {
 		return nil, err
@@ -156,115 +152,34 @@ func cost(e *expr) int {
 	return e.weight
 }
 
-// need is a disjunction of texts of fields, one of which a record must have
-// for a rule to match.
-type need struct {
-	field int32
-	texts []string
-}
-
-// maxNeeds bounds a disjunction; a rule that needs more is always looked at.
-const maxNeeds = 1000
-
-func (s *Set) buildIndex() {
-	// How many texts a field is compared with says how much one of them tells:
-	// eventName sorts records out better than eventSource.
-	distinct := map[int32]map[string]bool{}
-	for _, q := range s.preds {
-		if q.kind != predEq {
-			continue
-		}
-		if distinct[q.fieldID] == nil {
-			distinct[q.fieldID] = map[string]bool{}
-		}
-		for _, t := range q.texts {
-			distinct[q.fieldID][t] = true
-		}
-	}
-	weigh := func(ns []need) float64 {
-		w := 0.0
-		for _, n := range ns {
-			w += float64(len(n.texts)) / float64(len(distinct[n.field])+1)
-		}
-		return w
-	}
-	var needs func(e *expr) []need
-	needs = func(e *expr) []need {
-		switch e.op {
-		case opPred:
-			if q := s.preds[e.id]; q.kind == predEq {
-				return []need{{q.fieldID, q.texts}}
-			}
-		case opAnd:
-			var best []need
-			for _, k := range e.kids {
-				if n := needs(k); n != nil && (best == nil || weigh(n) < weigh(best)) {
-					best = n
-				}
-			}
-			return best
-		case opOr:
-			var all []need
-			for _, k := range e.kids {
-				n := needs(k)
-				if n == nil {
-					return nil
-				}
-				if all = append(all, n...); len(all) > maxNeeds {
-					return nil
-				}
-			}
-			return all
-		}
-		return nil
-	}
-	s.always = make([]uint64, (len(s.rules)+63)/64)
-	byField := map[int32]*fieldIndex{}
-	for i, root := range s.roots {
-		ns := needs(root)
-		if ns == nil {
-			s.always[i/64] |= 1 << (i % 64)
-			continue
-		}
-		for _, n := range ns {
-			f := byField[n.field]
-			if f == nil {
-				f = &fieldIndex{field: n.field, rules: map[string][]int32{}}
-				byField[n.field] = f
-			}
-			for _, t := range n.texts {
-				t = foldString(t) // of a cased text: looser, so still needed
-				f.maxLen = max(f.maxLen, len(t))
-				if l := f.rules[t]; len(l) == 0 || l[len(l)-1] != int32(i) {
-					f.rules[t] = append(l, int32(i))
-				}
-			}
-		}
-	}
-	for _, f := range byField {
-		s.index = append(s.index, *f)
-	}
-	sort.Slice(s.index, func(i, k int) bool { return s.index[i].field < s.index[k].field })
-}
-
 // Scratch is what matching needs beside the record; keep one for each
 // goroutine. The zero Scratch is ready.
 type Scratch struct {
 	set    *Set
+	index  *index
+	doc    *jsondoc.Doc
 	root   jsondoc.Value
+	found  jsondoc.Found
 	epoch  uint32
 	answer []answer // per predicate
 	field  []fieldState
 	vals   []value
 	tmp    []jsondoc.Value
 	arena  []byte // folded texts and texts of objects
-	cands  []uint64
+
+	notedAt []uint32 // per anchor, the epoch of the last record that has it
+	anchors []int32  // that the record has
+	cands   []uint64
 
 	hay, foldedHay []byte
 	hayAt          uint32 // epochs for which they are right
 	foldedAt       uint32
 
-	routes map[Logsource][]uint64
+	flat, foldedFlat []byte
+
+	routes map[Logsource]*route
+	last   Logsource // the route that was asked for last
+	way    *route
 }
 
 type answer struct {
@@ -275,25 +190,26 @@ type answer struct {
 type fieldState struct {
 	epoch    uint32 // of from and to
 	from, to int32
-	existsAt uint32 // epoch of there
-	there    bool
 }
 
 // begin turns to another record.
 func (sc *Scratch) begin(s *Set, doc *jsondoc.Doc) {
-	if sc.set != s {
+	if ix := s.index.Load(); sc.set != s || sc.index != ix {
 		*sc = Scratch{
-			set: s, answer: make([]answer, len(s.preds)), field: make([]fieldState, len(s.fields)),
-			cands: make([]uint64, len(s.always)), routes: map[Logsource][]uint64{},
+			set: s, index: ix, answer: make([]answer, len(s.preds)), field: make([]fieldState, len(s.fields)),
+			notedAt: make([]uint32, ix.anchors), cands: make([]uint64, len(ix.always)), routes: map[Logsource]*route{},
 		}
 	}
 	if sc.epoch++; sc.epoch == 0 { // wrapped: old answers would look new
 		clear(sc.answer)
 		clear(sc.field)
+		clear(sc.notedAt)
 		sc.hayAt, sc.foldedAt = 0, 0
 		sc.epoch = 1
 	}
-	sc.root = doc.Root()
+	sc.doc, sc.root = doc, doc.Root()
+	s.paths.Find(doc, &sc.found)
+	sc.anchors = sc.anchors[:0]
 	sc.vals = sc.vals[:0]
 	sc.arena = sc.arena[:0]
 }
@@ -305,7 +221,7 @@ func (sc *Scratch) values(field int32) []value {
 	if f.epoch == sc.epoch {
 		return sc.vals[f.from:f.to]
 	}
-	sc.tmp = sc.root.Append(sc.tmp[:0], sc.set.fields[field])
+	sc.tmp = sc.found.Append(sc.tmp[:0], field)
 	f.epoch, f.from = sc.epoch, int32(len(sc.vals))
 	for _, v := range sc.tmp {
 		val := value{kind: v.Kind(), v: v}
@@ -342,13 +258,7 @@ func (sc *Scratch) values(field int32) []value {
 }
 
 // exists reports whether the field is there, whatever it holds.
-func (sc *Scratch) exists(field int32) bool {
-	f := &sc.field[field]
-	if f.existsAt != sc.epoch {
-		f.existsAt, f.there = sc.epoch, sc.root.At(sc.set.fields[field]).Exists()
-	}
-	return f.there
-}
+func (sc *Scratch) exists(field int32) bool { return sc.found.Exists(field) }
 
 // haystack returns the record's keys and scalars with boundaries around each,
 // folded unless asked for as they are.
@@ -415,21 +325,50 @@ func (s *Set) holds(sc *Scratch, e *expr) bool {
 
 const maxRoutes = 256
 
+// route is what is for the records of one log source.
+type route struct {
+	rules    []uint64
+	fields   []bool // whether a rule has an anchor on the field
+	anywhere bool
+}
+
 // route returns the rules for a log source.
-func (sc *Scratch) route(s *Set, ls Logsource) []uint64 {
-	if r, ok := sc.routes[ls]; ok {
-		return r
+func (sc *Scratch) route(ls Logsource) *route {
+	if sc.way != nil && sc.last == ls {
+		return sc.way
 	}
-	if len(sc.routes) >= maxRoutes { // log sources come from configuration; this is a bound all the same
-		clear(sc.routes)
+	r, ok := sc.routes[ls]
+	if !ok {
+		if len(sc.routes) >= maxRoutes { // log sources come from configuration; this is a bound all the same
+			clear(sc.routes)
+		}
+		r = sc.newRoute(ls)
+		sc.routes[ls] = r
 	}
-	r := make([]uint64, len(s.always))
-	for i, rule := range s.rules {
+	sc.last, sc.way = ls, r
+	return r
+}
+
+func (sc *Scratch) newRoute(ls Logsource) *route {
+	r := &route{rules: make([]uint64, len(sc.index.always)), fields: make([]bool, len(sc.set.fields))}
+	for i, rule := range sc.set.rules {
 		if ls.Covers(rule.Logsource) {
-			r[i/64] |= 1 << (i % 64)
+			r.rules[i/64] |= 1 << (i % 64)
 		}
 	}
-	sc.routes[ls] = r
+	for id, rules := range sc.index.leads {
+		for _, i := range rules {
+			if r.rules[i/64]&(1<<(i%64)) == 0 {
+				continue
+			}
+			if f := sc.index.where[id]; f >= 0 {
+				r.fields[f] = true
+			} else {
+				r.anywhere = true
+			}
+			break
+		}
+	}
 	return r
 }
 
@@ -438,21 +377,24 @@ func (sc *Scratch) route(s *Set, ls Logsource) []uint64 {
 // matches nothing once scratch has grown to the records' size; regular
 // expressions may, where Go's do. A nil scratch costs a new one.
 func (s *Set) Match(doc *jsondoc.Doc, ls Logsource, scratch *Scratch, dst []int) []int {
+	if !doc.Root().Exists() {
+		return dst
+	}
 	if scratch == nil {
 		scratch = new(Scratch)
 	}
 	sc := scratch
 	sc.begin(s, doc)
-	if !sc.root.Exists() {
-		return dst
-	}
-	route := sc.route(s, ls)
-	copy(sc.cands, s.always)
-	for i := range s.index {
-		s.index[i].candidates(sc)
+	route := sc.route(ls)
+	sc.index.find(sc, route)
+	copy(sc.cands, sc.index.always)
+	for _, id := range sc.anchors {
+		for _, r := range sc.index.leads[id] {
+			sc.cands[r/64] |= 1 << (r % 64)
+		}
 	}
 	for w, set := range sc.cands {
-		for set &= route[w]; set != 0; set &= set - 1 {
+		for set &= route.rules[w]; set != 0; set &= set - 1 {
 			i := w*64 + bits.TrailingZeros64(set)
 			if s.holds(sc, s.roots[i]) {
 				dst = append(dst, i)
@@ -460,25 +402,6 @@ func (s *Set) Match(doc *jsondoc.Doc, ls Logsource, scratch *Scratch, dst []int)
 		}
 	}
 	return dst
-}
-
-// candidates marks the rules that need one of the field's values.
-func (f *fieldIndex) candidates(sc *Scratch) {
-	vals := sc.values(f.field)
-	for i := range vals {
-		v := &vals[i]
-		if v.kind == jsondoc.Null || v.alt == nil && tooLong(v.text, f.maxLen) {
-			continue
-		}
-		for _, r := range f.rules[string(sc.foldedText(v))] {
-			sc.cands[r/64] |= 1 << (r % 64)
-		}
-		if v.alt != nil {
-			for _, r := range f.rules[string(v.alt)] {
-				sc.cands[r/64] |= 1 << (r % 64)
-			}
-		}
-	}
 }
 
 // canonical is what of a rule goes into the bundle's hash.

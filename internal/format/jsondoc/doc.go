@@ -162,6 +162,7 @@ type Doc struct {
 	table []slot // power of two, at most half full
 	used  int
 	epoch uint32
+	plain bool
 }
 
 // New returns an empty Doc with the given bounds.
@@ -187,6 +188,11 @@ func (d *Doc) Root() Value {
 // Nodes returns the number of values in the record.
 func (d *Doc) Nodes() int { return len(d.nodes) }
 
+// Plain reports that no string and no key of the record has escapes or
+// characters beyond ASCII, so that all of them stand in Raw as they are. It may
+// be false for a record that has neither.
+func (d *Doc) Plain() bool { return d.plain }
+
 // Parse reads raw, which the Doc keeps and does not copy. Values of an earlier
 // Parse become invalid. A refused text gives a [*SyntaxError] and leaves the
 // Doc empty.
@@ -197,12 +203,14 @@ func (d *Doc) Parse(raw []byte) error {
 	d.arena = d.arena[:0]
 	d.stack = d.stack[:0]
 	d.used = 0
+	d.plain = true
 	d.epoch++
 	if d.epoch == 0 { // wrapped: old entries would look new
 		clear(d.table)
 		d.epoch = 1
 	}
-	if err := d.parse(raw); err != nil {
+	var err error
+	if d.nodes, err = d.parse(raw); err != nil {
 		d.nodes = d.nodes[:0]
 		d.raw = nil
 		return err
@@ -248,9 +256,12 @@ func fail(offset int, reason string) *SyntaxError {
 
 const truncated = "unexpected end of input"
 
-func (d *Doc) parse(raw []byte) error {
+// parse returns the record's nodes, also those before an error: the slice is
+// worked on as a local one, so that the loop does not write through d for every
+// node.
+func (d *Doc) parse(raw []byte) ([]node, error) {
 	if len(raw) > d.limits.Bytes {
-		return fail(d.limits.Bytes, fmt.Sprintf("record of %d bytes is larger than %d", len(raw), d.limits.Bytes))
+		return d.nodes, fail(d.limits.Bytes, fmt.Sprintf("record of %d bytes is larger than %d", len(raw), d.limits.Bytes))
 	}
 	var (
 		p            int
@@ -261,38 +272,36 @@ func (d *Doc) parse(raw []byte) error {
 		maxNodes     = d.limits.Nodes
 		maxDepth     = d.limits.Depth
 	)
-	// The slices are worked on as locals and stored once, so that the loop
-	// does not write through d for every node.
-	defer func() { d.nodes, d.stack = nodes, stack }()
 
 value:
 	for p < len(raw) && charClass[raw[p]]&cBlank != 0 {
 		p++
 	}
 	if p >= len(raw) {
-		return fail(p, truncated)
+		return nodes, fail(p, truncated)
 	}
 	if len(nodes) >= maxNodes {
-		return fail(p, fmt.Sprintf("more than %d values", maxNodes))
+		return nodes, fail(p, fmt.Sprintf("more than %d values", maxNodes))
 	}
 	switch c := raw[p]; c {
 	case '"':
 		end, special, err := scanString(raw, p+1)
 		if err != nil {
-			return err
+			return nodes, err
 		}
 		nd := node{start: uint32(p), end: uint32(end + 1), kstart: kstart, kend: kend,
 			next: int32(len(nodes) + 1), kind: String, flags: kflag}
 		if special != 0 {
+			d.plain = false
 			if special&strHigh != 0 {
 				if err := checkUTF8(raw, p+1, end); err != nil {
-					return err
+					return nodes, err
 				}
 			}
 			if special&strEscape != 0 {
 				off := len(d.arena)
 				if err := d.unescape(raw, p+1, end); err != nil {
-					return err
+					return nodes, err
 				}
 				nd.n = int32(off)
 				nd.alen = uint32(len(d.arena) - off)
@@ -303,13 +312,14 @@ value:
 		p = end + 1
 	case '{', '[':
 		if len(stack) >= maxDepth {
-			return fail(p, fmt.Sprintf("nested deeper than %d", maxDepth))
+			return nodes, fail(p, fmt.Sprintf("nested deeper than %d", maxDepth))
 		}
 		nd := node{start: uint32(p), kstart: kstart, kend: kend, kind: Array, flags: kflag}
 		if c == '{' {
 			nd.kind = Object
 		}
 		stack = append(stack, frame{node: int32(len(nodes)), obj: c == '{'})
+		d.stack = stack // for its memory
 		nodes = append(nodes, nd)
 		kstart, kend, kflag = 0, 0, 0
 		p++
@@ -317,7 +327,7 @@ value:
 			p++
 		}
 		if p >= len(raw) {
-			return fail(p, truncated)
+			return nodes, fail(p, truncated)
 		}
 		if c == '{' {
 			if raw[p] != '}' {
@@ -331,7 +341,7 @@ value:
 	case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
 		end, err := scanNumber(raw, p)
 		if err != nil {
-			return err
+			return nodes, err
 		}
 		nodes = append(nodes, node{start: uint32(p), end: uint32(end), kstart: kstart, kend: kend,
 			next: int32(len(nodes) + 1), kind: Number, flags: kflag})
@@ -345,13 +355,13 @@ value:
 			lit, kind = "null", Null
 		}
 		if len(raw)-p < len(lit) || string(raw[p:p+len(lit)]) != lit {
-			return badLiteral(raw, p, lit)
+			return nodes, badLiteral(raw, p, lit)
 		}
 		nodes = append(nodes, node{start: uint32(p), end: uint32(p + len(lit)), kstart: kstart, kend: kend,
 			next: int32(len(nodes) + 1), kind: kind, flags: kflag})
 		p += len(lit)
 	default:
-		return fail(p, "a value cannot begin with "+quoteByte(c))
+		return nodes, fail(p, "a value cannot begin with "+quoteByte(c))
 	}
 
 after:
@@ -360,12 +370,12 @@ after:
 	}
 	if len(stack) == 0 {
 		if p < len(raw) {
-			return fail(p, "unexpected "+quoteByte(raw[p])+" after the value")
+			return nodes, fail(p, "unexpected "+quoteByte(raw[p])+" after the value")
 		}
-		return nil
+		return nodes, nil
 	}
 	if p >= len(raw) {
-		return fail(p, truncated)
+		return nodes, fail(p, truncated)
 	}
 	if f := &stack[len(stack)-1]; raw[p] == ',' {
 		p++
@@ -378,13 +388,13 @@ after:
 			p++
 		}
 		if p >= len(raw) {
-			return fail(p, truncated)
+			return nodes, fail(p, truncated)
 		}
 		goto key
 	} else if f.obj && raw[p] != '}' {
-		return fail(p, "expected ',' or '}' but found "+quoteByte(raw[p]))
+		return nodes, fail(p, "expected ',' or '}' but found "+quoteByte(raw[p]))
 	} else if !f.obj && raw[p] != ']' {
-		return fail(p, "expected ',' or ']' but found "+quoteByte(raw[p]))
+		return nodes, fail(p, "expected ',' or ']' but found "+quoteByte(raw[p]))
 	}
 
 closing:
@@ -402,25 +412,26 @@ closing:
 key:
 	{
 		if raw[p] != '"' {
-			return fail(p, "expected a key but found "+quoteByte(raw[p]))
+			return nodes, fail(p, "expected a key but found "+quoteByte(raw[p]))
 		}
 		at := p
 		end, special, err := scanString(raw, p+1)
 		if err != nil {
-			return err
+			return nodes, err
 		}
 		kstart, kend, kflag = uint32(p+1), uint32(end), 0
 		key := raw[p+1 : end]
 		if special != 0 {
+			d.plain = false
 			if special&strHigh != 0 {
 				if err := checkUTF8(raw, p+1, end); err != nil {
-					return err
+					return nodes, err
 				}
 			}
 			if special&strEscape != 0 {
 				off := len(d.arena)
 				if err := d.unescape(raw, p+1, end); err != nil {
-					return err
+					return nodes, err
 				}
 				kstart, kend, kflag = uint32(off), uint32(len(d.arena)), flagKeyEscaped
 				key = d.arena[off:]
@@ -436,7 +447,7 @@ key:
 			if f.seen[h>>6]&(1<<(h&63)) != 0 {
 				for i := f.node + 1; i < int32(len(nodes)); i = nodes[i].next {
 					if bytes.Equal(d.key(&nodes[i]), key) {
-						return fail(at, "duplicate key "+quoteKey(key))
+						return nodes, fail(at, "duplicate key "+quoteKey(key))
 					}
 				}
 			}
@@ -449,7 +460,7 @@ key:
 				}
 			}
 			if d.find(nodes, f.node, d.hash(f.node, key), key) >= 0 {
-				return fail(at, "duplicate key "+quoteKey(key))
+				return nodes, fail(at, "duplicate key "+quoteKey(key))
 			}
 			// The member's node is the next one appended; its key is compared
 			// only after that, because the very next thing is its value.
@@ -460,10 +471,10 @@ key:
 			p++
 		}
 		if p >= len(raw) {
-			return fail(p, truncated)
+			return nodes, fail(p, truncated)
 		}
 		if raw[p] != ':' {
-			return fail(p, "expected ':' but found "+quoteByte(raw[p]))
+			return nodes, fail(p, "expected ':' but found "+quoteByte(raw[p]))
 		}
 		p++
 		goto value

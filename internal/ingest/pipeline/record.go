@@ -81,6 +81,7 @@ func (p *Pipeline) examine(b *Bundle, src *Source, number int, doc *jsondoc.Doc,
 	ls := src.Format.Logsource(doc)
 	routed := sigma.Logsource{Product: ls.Product, Category: ls.Category, Service: ls.Service, All: ls.All}
 	sc.matched = b.Rules.Match(doc, routed, &sc.sigma, sc.matched[:0])
+	b.Rules.Observe(doc)
 	var mapped *format.Mapped
 	if b.Rules.NeedsMapped(routed) {
 		if mapped, err = matchMapped(b, src, doc, keys, env, routed, sc); err != nil {
