@@ -17,12 +17,6 @@ import (
 // none; the report has been printed.
 var errRuleTestsFailed = bad("rule tests failed")
 
-func newRulesCmd(g *globals) *cobra.Command {
-	cmd := &cobra.Command{Use: "rules", Short: "Work on rules"}
-	cmd.AddCommand(newRulesTestCmd(g))
-	return cmd
-}
-
 func newRulesTestCmd(g *globals) *cobra.Command {
 	var placeholders []string
 	cmd := &cobra.Command{

@@ -1,0 +1,13 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+// newRulesCmd is the parent of the commands on rules; each stands in a file of
+// its own.
+func newRulesCmd(g *globals) *cobra.Command {
+	cmd := &cobra.Command{Use: "rules", Short: "Test Sigma rules"}
+	cmd.AddCommand(
+		newRulesTestCmd(g),
+	)
+	return cmd
+}
