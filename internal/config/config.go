@@ -356,6 +356,9 @@ func (c *Config) defaults() {
 	for i := range c.Rules {
 		if _, ok := BuiltinRules(c.Rules[i]); !ok {
 			c.Rules[i] = c.Path(c.Rules[i])
+			if _, ok := BuiltinRules(c.Rules[i]); ok { // a folder of one's own, beside the working directory
+				c.Rules[i] = "./" + c.Rules[i]
+			}
 		}
 	}
 	for i := range c.Policies {
