@@ -65,8 +65,8 @@ func TestConventions(t *testing.T) {
 		if r.Confidence < 0.1 || r.Confidence > 0.95 {
 			bad("confidence %v is outside 0.1 to 0.95", r.Confidence)
 		}
-		if len(r.References) == 0 || len(r.FalsePositives) == 0 || len(r.Accuse) == 0 {
-			bad("has no references, falsepositives or accuse")
+		if len(r.References) == 0 || len(r.FalsePositives) == 0 {
+			bad("has no references or falsepositives")
 		}
 		if len(r.Techniques) == 0 && !slices.ContainsFunc(r.Tags, func(s string) bool { return strings.HasPrefix(s, "atlas.") }) {
 			bad("has no technique among its tags")

@@ -161,9 +161,10 @@ func relative(cfg *config.Config, path string) string {
 	return filepath.ToSlash(rel)
 }
 
-// loadRules reads the configured rule files and folders.
+// loadRules reads the configured rule files and folders, and the pack.
 func loadRules(cfg *config.Config) (*sigma.Set, []*sigma.RuleError, map[string][]byte, error) {
 	data := map[string][]byte{}
+	var own, shipped []string
 	for _, path := range cfg.Rules {
 		if folder, ok := config.BuiltinRules(path); ok {
 			if !fs.ValidPath(folder) {
@@ -172,23 +173,32 @@ func loadRules(cfg *config.Config) (*sigma.Set, []*sigma.RuleError, map[string][
 			if _, err := fs.Stat(packs.FS, folder); err != nil {
 				return nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": rules", Reason: fmt.Sprintf("staunch ships no rules called %q", folder), Hint: "builtin is all of them, builtin/aws those for AWS"}
 			}
-			rs, es := sigma.Load(packs.FS, sigma.Options{Placeholders: cfg.Placeholders}, folder)
-			for _, r := range rs {
-				b, err := fs.ReadFile(packs.FS, r.Path)
-				if err != nil {
-					return nil, nil, nil, fmt.Errorf("reading a rule again: %w", err)
-				}
-				r.Path = "builtin/" + r.Path
-				data[r.Path] = b
-			}
-			rules, refused = append(rules, rs...), append(refused, es...)
+			shipped = append(shipped, folder)
 			continue
 		}
 		if _, err := os.Stat(path); err != nil {
 			return nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": rules", Reason: errors.Unwrap(err).Error() + ": " + path}
 		}
+		own = append(own, path)
 	}
-	rules, refused := sigma.LoadPaths(cfg.Rules, sigma.Options{Placeholders: cfg.Placeholders})
+	opts := sigma.Options{Placeholders: cfg.Placeholders}
+	var rules []*sigma.Rule
+	var refused []*sigma.RuleError
+	if len(own) > 0 {
+		rules, refused = sigma.LoadPaths(own, opts)
+	}
+	if len(shipped) > 0 {
+		rs, es := sigma.Load(packs.FS, opts, shipped...)
+		for _, r := range rs {
+			b, err := fs.ReadFile(packs.FS, r.Path)
+			if err != nil {
+				return nil, nil, nil, fmt.Errorf("reading a rule again: %w", err)
+			}
+			r.Path = "builtin/" + r.Path
+			data[r.Path] = b
+		}
+		rules, refused = append(rules, rs...), append(refused, es...)
+	}
 	for _, r := range rules {
 		if _, ok := data[r.Path]; !ok {
 			b, err := os.ReadFile(r.Path)
