@@ -25,6 +25,7 @@ import (
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
 	"github.com/staunch-project/staunch/internal/inventory"
 	"github.com/staunch-project/staunch/policies"
+	packs "github.com/staunch-project/staunch/rules"
 )
 
 // Setup is everything that a configuration names and that can be read without
@@ -161,35 +162,31 @@ func relative(cfg *config.Config, path string) string {
 	return filepath.ToSlash(rel)
 }
 
-// loadRules reads the configured rule files and folders.
+// loadRules reads the configured rule files and folders, and what of the pack is
+// named.
 func loadRules(cfg *config.Config) (*sigma.Set, []*sigma.RuleError, map[string][]byte, error) {
-	for _, path := range cfg.Rules {
-		if _, err := os.Stat(path); err != nil {
-			return nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": rules", Reason: errors.Unwrap(err).Error() + ": " + path}
-		}
+	sources, err := ruleSources(cfg)
+	if err != nil {
+		return nil, nil, nil, err
 	}
 	pipelines, err := sigma.LoadPipelines(cfg.Pipelines...)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	loaded := sigma.LoadPaths(sigma.Options{Placeholders: cfg.Placeholders, Pipelines: pipelines}, cfg.Rules...)
+	loaded := sigma.LoadSources(sigma.Options{Placeholders: cfg.Placeholders, Pipelines: pipelines}, sources...)
 	if err := setModes(cfg, loaded); err != nil {
 		return nil, nil, nil, err
 	}
-	used := slices.Clone(cfg.Pipelines)
+	data := map[string][]byte{}
 	for _, r := range loaded.Rules {
-		used = append(used, r.Path)
+		data[r.Path] = loaded.Data[r.Path]
 	}
 	for _, f := range loaded.Filters {
-		used = append(used, f.Path)
+		data[f.Path] = loaded.Data[f.Path]
 	}
-	data := map[string][]byte{}
-	for _, path := range used {
-		if _, ok := data[path]; ok {
-			continue
-		}
+	for _, path := range cfg.Pipelines {
 		if data[path], err = os.ReadFile(path); err != nil {
-			return nil, nil, nil, fmt.Errorf("reading a rule again: %w", err)
+			return nil, nil, nil, fmt.Errorf("reading a pipeline again: %w", err)
 		}
 	}
 	set, err := sigma.Compile(loaded.Rules)
@@ -197,6 +194,37 @@ func loadRules(cfg *config.Config) (*sigma.Set, []*sigma.RuleError, map[string][
 		return nil, nil, nil, fmt.Errorf("compiling the rules: %w", err)
 	}
 	return set, loaded.Errors, data, nil
+}
+
+// ruleSources says where the entries of rules are read from. The pack comes last,
+// and once: rules of one's own come before those with the same id in it.
+func ruleSources(cfg *config.Config) ([]sigma.Source, error) {
+	problem := func(reason, hint string) error {
+		return &staunch.Problem{Place: cfg.File() + ": rules", Reason: reason, Hint: hint}
+	}
+	var own []sigma.Source
+	pack := sigma.Source{FS: packs.FS, Path: "builtin"}
+	for _, path := range cfg.Rules {
+		folder, ok := config.BuiltinRules(path)
+		if !ok {
+			if _, err := os.Stat(path); err != nil {
+				return nil, problem(errors.Unwrap(err).Error()+": "+path, "")
+			}
+			own = append(own, sigma.Source{Path: path})
+			continue
+		}
+		if !fs.ValidPath(folder) {
+			return nil, problem(fmt.Sprintf("%q is not a folder of the rules that staunch ships", path), "")
+		}
+		if _, err := fs.Stat(packs.FS, folder); err != nil {
+			return nil, problem(fmt.Sprintf("staunch ships no rules called %q", folder), "builtin is all of them, builtin/aws those for AWS")
+		}
+		pack.Roots = append(pack.Roots, folder)
+	}
+	if len(pack.Roots) > 0 {
+		own = append(own, pack)
+	}
+	return own, nil
 }
 
 // setModes gives rules the modes that the configuration has for their ids. An id

@@ -5,10 +5,11 @@ import "github.com/spf13/cobra"
 // newRulesCmd is the parent of the commands on rules; each stands in a file of
 // its own.
 func newRulesCmd(g *globals) *cobra.Command {
-	cmd := &cobra.Command{Use: "rules", Short: "Check and import Sigma rules"}
+	cmd := &cobra.Command{Use: "rules", Short: "Check, import and test Sigma rules"}
 	cmd.AddCommand(
 		newRulesCheckCmd(g),
 		newRulesImportCmd(g),
+		newRulesTestCmd(g),
 	)
 	return cmd
 }

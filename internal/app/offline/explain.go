@@ -162,7 +162,7 @@ func whyRules(set *sigma.Set, o ExplainOptions, doc *jsondoc.Doc, ls sigma.Logso
 		switch {
 		case of.Covers(r.Logsource):
 			ex := set.Explain(on, i)
-			w.Matched, w.Why, w.Explanation = ex.Matched, deciding(ex), ex
+			w.Matched, w.Why, w.Explanation = ex.Matched, ex.Deciding(), ex
 		case o.AllRules:
 			w.Why = []string{fmt.Sprintf("it is for log source %+v", r.Logsource)}
 		default:
@@ -191,43 +191,6 @@ func whyNobody(src *pipeline.Source, keys staunch.Keys, rep pipeline.Report) str
 	default:
 		return fmt.Sprintf("none of the record's refs is of a kind that the rule accuses, on a realm that source %s may accuse", src.Name)
 	}
-}
-
-// deciding returns the items that made the rule match or not, a line each.
-func deciding(ex *sigma.Explanation) []string {
-	var out []string
-	var walk func(n *sigma.ExplainNode, selection string)
-	walk = func(n *sigma.ExplainNode, selection string) {
-		if n == nil || len(out) >= 20 {
-			return
-		}
-		if n.Selection != "" {
-			selection = n.Selection
-		}
-		if n.Op == "item" && n.Result == ex.Matched {
-			found := "absent"
-			if n.Present {
-				found = strings.Join(n.Found, ", ")
-			}
-			field := n.Field
-			if field == "" {
-				field = "keyword"
-			}
-			if n.Modifier != "" {
-				field += "|" + n.Modifier
-			}
-			verdict := "does not hold"
-			if n.Result {
-				verdict = "holds"
-			}
-			out = append(out, fmt.Sprintf("%s: %s wants %s, found %s: %s (%s:%d)", selection, field, strings.Join(n.Wanted, " or "), found, verdict, ex.Path, n.Line))
-		}
-		for _, c := range n.Children {
-			walk(c, selection)
-		}
-	}
-	walk(ex.Tree, "")
-	return out
 }
 
 // subjects says what policy makes of the accused refs.

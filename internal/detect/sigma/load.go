@@ -22,8 +22,10 @@ import (
 type Loaded struct {
 	Rules   []*Rule
 	Filters []*Filter
-	// Files are the files that were looked at, in the order of their paths.
+	// Files are the files that were looked at, in the order of their paths; Data
+	// has the bytes of those that could be read.
 	Files []string
+	Data  map[string][]byte
 	// Errors has each problem of what was refused. Refused counts what was: a
 	// document, or a file that cannot be read.
 	Errors  []*RuleError
@@ -55,8 +57,32 @@ func LoadPath(name string, opts Options) ([]*Rule, []*RuleError) {
 // LoadPaths is LoadPath for several files and folders at once: filters of one
 // apply to the rules of all, and no id may stand in two.
 func LoadPaths(opts Options, names ...string) *Loaded {
+	sources := make([]Source, len(names))
+	for i, name := range names {
+		sources[i].Path = name
+	}
+	return LoadSources(opts, sources...)
+}
+
+// Source is where rules are read from: a file or folder of the operating system,
+// or, with FS, the Roots in that. Path then stands before the names of what is in
+// FS.
+type Source struct {
+	Path  string
+	FS    fs.FS
+	Roots []string
+}
+
+// LoadSources is LoadPaths for rules that need not be files of the operating
+// system.
+func LoadSources(opts Options, sources ...Source) *Loaded {
 	l := new(Loaded)
-	for _, name := range names {
+	for _, src := range sources {
+		name := src.Path
+		if src.FS != nil {
+			l.read(src.FS, name, opts, src.Roots)
+			continue
+		}
 		info, err := os.Stat(name)
 		switch {
 		case err != nil:
@@ -137,6 +163,10 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 			l.refuse(&RuleError{Path: shown(name), Reason: err.Error()})
 			continue
 		}
+		if l.Data == nil {
+			l.Data = map[string][]byte{}
+		}
+		l.Data[shown(name)] = data
 		l.parse(shown(name), data, opts)
 	}
 }
