@@ -24,6 +24,7 @@ import (
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
 	"github.com/staunch-project/staunch/internal/inventory"
 	"github.com/staunch-project/staunch/policies"
+	packs "github.com/staunch-project/staunch/rules"
 )
 
 // Setup is everything that a configuration names and that can be read without
@@ -138,6 +139,25 @@ func loadRules(cfg *config.Config) (*sigma.Set, []*sigma.RuleError, map[string][
 	var refused []*sigma.RuleError
 	data := map[string][]byte{}
 	for _, path := range cfg.Rules {
+		if folder, ok := config.BuiltinRules(path); ok {
+			if !fs.ValidPath(folder) {
+				return nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": rules", Reason: fmt.Sprintf("%q is not a folder of the rules that staunch ships", path)}
+			}
+			if _, err := fs.Stat(packs.FS, folder); err != nil {
+				return nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": rules", Reason: fmt.Sprintf("staunch ships no rules called %q", folder), Hint: "builtin is all of them, builtin/aws those for AWS"}
+			}
+			rs, es := sigma.Load(packs.FS, sigma.Options{Placeholders: cfg.Placeholders}, folder)
+			for _, r := range rs {
+				b, err := fs.ReadFile(packs.FS, r.Path)
+				if err != nil {
+					return nil, nil, nil, fmt.Errorf("reading a rule again: %w", err)
+				}
+				r.Path = "builtin/" + r.Path
+				data[r.Path] = b
+			}
+			rules, refused = append(rules, rs...), append(refused, es...)
+			continue
+		}
 		if _, err := os.Stat(path); err != nil {
 			return nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": rules", Reason: errors.Unwrap(err).Error() + ": " + path}
 		}

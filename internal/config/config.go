@@ -53,7 +53,8 @@ type Config struct {
 
 	Realms  []Realm  `yaml:"realms" json:"realms,omitempty"`
 	Sources []Source `yaml:"sources" json:"sources,omitempty"`
-	// Rules and Policies are files or folders; Identities is a file.
+	// Rules and Policies are files or folders; Identities is a file. The rule
+	// folder builtin is the pack that staunch ships, builtin/aws a part of it.
 	Rules      []string `yaml:"rules" json:"rules,omitempty"`
 	Policies   []string `yaml:"policies" json:"policies,omitempty"`
 	Identities string   `yaml:"identities" json:"identities,omitempty"`
@@ -353,7 +354,9 @@ func (c *Config) defaults() {
 		}
 	}
 	for i := range c.Rules {
-		c.Rules[i] = c.Path(c.Rules[i])
+		if _, ok := BuiltinRules(c.Rules[i]); !ok {
+			c.Rules[i] = c.Path(c.Rules[i])
+		}
 	}
 	for i := range c.Policies {
 		c.Policies[i] = c.Path(c.Policies[i])
@@ -554,4 +557,18 @@ func (c *Config) Source(name string) (Source, bool) {
 		}
 	}
 	return Source{}, false
+}
+
+// builtin is the rule folder that the binary carries.
+const builtin = "builtin"
+
+// BuiltinRules reports whether an entry of rules means the pack that staunch
+// ships, and which folder of it; "." is all of it. A folder of one's own that is
+// called builtin is ./builtin.
+func BuiltinRules(entry string) (folder string, ok bool) {
+	if entry == builtin {
+		return ".", true
+	}
+	folder, ok = strings.CutPrefix(entry, builtin+"/")
+	return folder, ok && folder != ""
 }

@@ -114,7 +114,7 @@ func Explain(ctx context.Context, s *app.Setup, o ExplainOptions, emit func(Expl
 				continue
 			}
 			ex := s.Bundle.Rules.Explain(rec.Doc, i)
-			x.Rules = append(x.Rules, RuleWhy{Rule: r.ID, Title: r.Title, Matched: ex.Matched, Why: deciding(ex), Explanation: ex})
+			x.Rules = append(x.Rules, RuleWhy{Rule: r.ID, Title: r.Title, Matched: ex.Matched, Why: ex.Deciding(), Explanation: ex})
 		}
 		at := keys.Time
 		rep, err := b.feed(ctx, o.Source, at, rec.Doc.Raw())
@@ -160,43 +160,6 @@ func whyNobody(src *pipeline.Source, keys staunch.Keys, rep pipeline.Report) str
 	default:
 		return fmt.Sprintf("none of the record's refs is of a kind that the rule accuses, on a realm that source %s may accuse", src.Name)
 	}
-}
-
-// deciding returns the items that made the rule match or not, a line each.
-func deciding(ex *sigma.Explanation) []string {
-	var out []string
-	var walk func(n *sigma.ExplainNode, selection string)
-	walk = func(n *sigma.ExplainNode, selection string) {
-		if n == nil || len(out) >= 20 {
-			return
-		}
-		if n.Selection != "" {
-			selection = n.Selection
-		}
-		if n.Op == "item" && n.Result == ex.Matched {
-			found := "absent"
-			if n.Present {
-				found = strings.Join(n.Found, ", ")
-			}
-			field := n.Field
-			if field == "" {
-				field = "keyword"
-			}
-			if n.Modifier != "" {
-				field += "|" + n.Modifier
-			}
-			verdict := "does not hold"
-			if n.Result {
-				verdict = "holds"
-			}
-			out = append(out, fmt.Sprintf("%s: %s wants %s, found %s: %s (%s:%d)", selection, field, strings.Join(n.Wanted, " or "), found, verdict, ex.Path, n.Line))
-		}
-		for _, c := range n.Children {
-			walk(c, selection)
-		}
-	}
-	walk(ex.Tree, "")
-	return out
 }
 
 // subjects says what policy makes of the accused refs.

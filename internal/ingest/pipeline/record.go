@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/detect/accuse"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
@@ -200,44 +201,7 @@ func (p *Pipeline) accuse(b *Bundle, r *sigma.Rule, doc *jsondoc.Doc, keys staun
 		Mode: mode, Author: r.Author, License: r.License,
 		Evidence: evidence(r.Title, keys),
 	}
-	var refs []staunch.Ref
-	for _, a := range r.Accuse {
-		if a.Field == "" {
-			refs = append(refs, kindRefs(keys.Actor, staunch.Kind(a.Kind))...)
-			continue
-		}
-		v := doc.Root().At(jsondoc.ParsePath(a.Field)).String()
-		if v == "" {
-			continue
-		}
-		ref := staunch.Ref{Kind: staunch.Kind(a.Kind), Realm: it.src.Realm, Scheme: a.Scheme, Value: v}
-		// A secret stands in refs by its digest alone.
-		if i := slices.IndexFunc(secrets, func(s format.SecretValue) bool { return s.Value.Reveal() == v }); i >= 0 {
-			if ref.Value = secrets[i].Value.Digest(); secrets[i].Ref.Kind == ref.Kind {
-				ref = secrets[i].Ref
-			}
-		}
-		refs = append(refs, ref)
-	}
-	if len(r.Accuse) == 0 {
-		for _, k := range it.src.Format.Accused() {
-			if refs = kindRefs(keys.Actor, k); len(refs) > 0 {
-				break
-			}
-		}
-	}
-	return p.signals(base, refs, it)
-}
-
-// kindRefs returns the refs of the kind. Several schemes may name one thing, so
-// the first is accused; the inventory knows the others.
-func kindRefs(actor []staunch.Ref, k staunch.Kind) []staunch.Ref {
-	for _, a := range actor {
-		if a.Kind == k {
-			return []staunch.Ref{a}
-		}
-	}
-	return nil
+	return p.signals(base, accuse.Refs(r, accuse.Record{Format: it.src.Format, Realm: it.src.Realm, Doc: doc, Keys: keys, Secrets: secrets}), it)
 }
 
 func evidence(title string, k staunch.Keys) string {

@@ -1,0 +1,87 @@
+package cli
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/staunch-project/staunch/internal/detect/ruletest"
+	"github.com/staunch-project/staunch/internal/detect/sigma"
+	formats "github.com/staunch-project/staunch/internal/format/registry"
+)
+
+// errRuleTestsFailed says that rule tests ran and failed, or that there were
+// none; the report has been printed.
+var errRuleTestsFailed = bad("rule tests failed")
+
+func newRulesCmd(g *globals) *cobra.Command {
+	cmd := &cobra.Command{Use: "rules", Short: "Work on rules"}
+	cmd.AddCommand(newRulesTestCmd(g))
+	return cmd
+}
+
+func newRulesTestCmd(g *globals) *cobra.Command {
+	var placeholders []string
+	cmd := &cobra.Command{
+		Use:   "test PATH",
+		Short: "Run the tests that stand beside rules (*.txtar)",
+		Long: `Run the tests of a rule file, or of all rule files of a folder. Beside x.yml
+stands x.txtar, whose files are events as the vendor writes them: hit-NAME.json
+has to match, miss-NAME.json must not. hit-NAME.ndjson is a sequence of events, one
+a line. A file called accuse says whom hits accuse, "hit-NAME.json REF" a line, with
+refs in the realm "test", or nobody.
+
+Where staunch has a format for the rule's product, every hit is read with it: the
+format has to route the event to the rule, and somebody has to be accused.
+
+Each failure is told with its file, event, what was wanted, what came, and the
+parts of the rule that decided. The exit code is 3 when a test or a rule fails, or
+when there is no test.`,
+		Example: `  staunch rules test rules/
+  staunch rules test rules/aws/access-key-created.yml -o json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			values, err := parsePlaceholders(placeholders)
+			if err != nil {
+				return err
+			}
+			all, err := formats.Formats()
+			if err != nil {
+				return err
+			}
+			st, err := os.Stat(args[0])
+			if err != nil {
+				return fmt.Errorf("opening the rules: %w", err)
+			}
+			o := ruletest.Options{Rules: sigma.Options{Placeholders: values}, Formats: all}
+			var fsys fs.FS
+			if dir := args[0]; st.IsDir() {
+				fsys, o.Prefix = os.DirFS(dir), filepath.ToSlash(filepath.Clean(dir))
+			} else {
+				dir, name := filepath.Split(args[0])
+				dir = filepath.Clean(dir)
+				fsys, o.Prefix, o.Roots = os.DirFS(dir), filepath.ToSlash(dir), []string{name}
+			}
+			rep, err := ruletest.Run(fsys, o)
+			if err != nil {
+				return err
+			}
+			if g.output == formTable {
+				if err := writeClean(g.stdout, rep.String()); err != nil {
+					return err
+				}
+			} else if err := g.print(rep, nil); err != nil {
+				return err
+			}
+			if !rep.OK() {
+				return errRuleTestsFailed
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringArrayVar(&placeholders, "placeholder", nil, "a value for Sigma's expand modifier: NAME=VALUE (repeatable)")
+	return cmd
+}

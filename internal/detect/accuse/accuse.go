@@ -1,0 +1,64 @@
+// Package accuse finds whom a rule is about.
+package accuse
+
+import (
+	"slices"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/detect/sigma"
+	"github.com/staunch-project/staunch/internal/format"
+	"github.com/staunch-project/staunch/internal/format/jsondoc"
+)
+
+// Record is a record that a rule matched, with what its format made of it.
+type Record struct {
+	Format  format.Format
+	Realm   string
+	Doc     *jsondoc.Doc
+	Keys    staunch.Keys
+	Secrets []format.SecretValue
+}
+
+// Refs returns what the rule accuses: of each kind that it lists the first ref
+// among the record's actor, or the values of the fields that it names. A rule
+// that does not say accuses the first kind of the format's that the record has.
+func Refs(r *sigma.Rule, rec Record) []staunch.Ref {
+	var refs []staunch.Ref
+	for _, a := range r.Accuse {
+		if a.Field == "" {
+			refs = append(refs, ofKind(rec.Keys.Actor, staunch.Kind(a.Kind))...)
+			continue
+		}
+		v := rec.Doc.Root().At(jsondoc.ParsePath(a.Field)).String()
+		if v == "" {
+			continue
+		}
+		ref := staunch.Ref{Kind: staunch.Kind(a.Kind), Realm: rec.Realm, Scheme: a.Scheme, Value: v}
+		// A secret stands in refs by its digest alone.
+		if i := slices.IndexFunc(rec.Secrets, func(s format.SecretValue) bool { return s.Value.Reveal() == v }); i >= 0 {
+			if ref.Value = rec.Secrets[i].Value.Digest(); rec.Secrets[i].Ref.Kind == ref.Kind {
+				ref = rec.Secrets[i].Ref
+			}
+		}
+		refs = append(refs, ref)
+	}
+	if len(r.Accuse) == 0 {
+		for _, k := range rec.Format.Accused() {
+			if refs = ofKind(rec.Keys.Actor, k); len(refs) > 0 {
+				break
+			}
+		}
+	}
+	return refs
+}
+
+// ofKind returns the refs of the kind. Several schemes may name one thing, so
+// the first is accused; the inventory knows the others.
+func ofKind(actor []staunch.Ref, k staunch.Kind) []staunch.Ref {
+	for _, a := range actor {
+		if a.Kind == k {
+			return []staunch.Ref{a}
+		}
+	}
+	return nil
+}

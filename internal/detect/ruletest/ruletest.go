@@ -1,0 +1,387 @@
+// Package ruletest runs the tests that stand beside Sigma rules.
+//
+// Beside rules/x.yml stands rules/x.txtar. Its comment is free text; its files
+// are events, written as the vendor writes them:
+//
+//	hit-*.json     one event that a rule of x.yml has to match
+//	miss-*.json    one that none may match: the nearer to a hit, the better
+//	hit-*.ndjson   a sequence, an event a line, of which at least one has to
+//	               match; miss-*.ndjson, of which none may
+//	accuse         whom hits accuse, a line each: the file's name, and a ref in
+//	               the realm "test", or nobody
+//
+// Where a format for the rule's product is known, every hit is also read with
+// it: the format has to route the event to the rule, and the rule has to accuse
+// somebody, the ref under accuse where one is given.
+package ruletest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/tools/txtar"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/detect/accuse"
+	"github.com/staunch-project/staunch/internal/detect/sigma"
+	"github.com/staunch-project/staunch/internal/format"
+	"github.com/staunch-project/staunch/internal/format/jsondoc"
+)
+
+// Realm is the realm that tests' records belong to.
+const Realm = "test"
+
+const (
+	ext        = ".txtar"
+	accuseFile = "accuse"
+	nobody     = "nobody"
+
+	maxTestBytes = 4 << 20
+)
+
+// Options say what is tested, and with what.
+type Options struct {
+	Rules sigma.Options
+	// Formats read the events; without those of a product neither the log source
+	// nor the accused are checked.
+	Formats []format.Format
+	// Roots are files and folders to test; none means everything.
+	Roots []string
+	// Prefix stands before paths in the report.
+	Prefix string
+}
+
+// Report is what a run of rule tests found.
+type Report struct {
+	V      int `json:"v"`
+	Rules  int `json:"rules"`
+	Files  int `json:"files"` // of tests
+	Events int `json:"events"`
+	// Untested lists the rule files without a test.
+	Untested []string  `json:"untested,omitempty"`
+	Failures []Failure `json:"failures,omitempty"`
+}
+
+// Failure is one expectation that did not hold, or a file that is not right.
+type Failure struct {
+	// Place is a file and line: of the event, or of the rule where that is wrong.
+	Place string `json:"place"`
+	// Rule and Event are the rule's title and the event's name in the test.
+	Rule  string `json:"rule,omitempty"`
+	Event string `json:"event,omitempty"`
+	Want  string `json:"want,omitempty"`
+	Got   string `json:"got"`
+	// Why has the items of the rule that decided.
+	Why []string `json:"why,omitempty"`
+}
+
+// OK reports whether there were tests and all of them held.
+func (r Report) OK() bool { return r.Events > 0 && len(r.Failures) == 0 }
+
+// String prints the failures with file and line, and a summary line.
+func (r Report) String() string {
+	var b strings.Builder
+	for _, f := range r.Failures {
+		b.WriteString(f.Place)
+		for _, s := range []string{f.Rule, f.Event} {
+			if s != "" {
+				b.WriteString(": " + s)
+			}
+		}
+		if f.Want != "" {
+			b.WriteString(": want " + f.Want + ", got " + f.Got + "\n")
+		} else {
+			b.WriteString(": " + f.Got + "\n")
+		}
+		for _, why := range f.Why {
+			b.WriteString("\t" + why + "\n")
+		}
+	}
+	for _, u := range r.Untested {
+		fmt.Fprintf(&b, "%s: has no test\n", u)
+	}
+	fmt.Fprintf(&b, "%d rules, %d events in %d test files, %d files without a test, %d failures\n", r.Rules, r.Events, r.Files, len(r.Untested), len(r.Failures))
+	return b.String()
+}
+
+// Run tests the rules of a file system. An error means that they could not be
+// tested; whatever is wrong with rules and tests is in the report.
+func Run(fsys fs.FS, o Options) (Report, error) {
+	t := &tester{fsys: fsys, o: o, rep: Report{V: staunch.Version}}
+	rules, refused := sigma.Load(fsys, o.Rules, o.Roots...)
+	for _, e := range refused {
+		t.fail(Failure{Place: t.place(e.Path, e.Line), Rule: e.Rule, Got: "refused: " + e.Reason})
+	}
+	for len(rules) > 0 {
+		n := slices.IndexFunc(rules, func(r *sigma.Rule) bool { return r.Path != rules[0].Path })
+		if n < 0 {
+			n = len(rules)
+		}
+		if err := t.file(rules[:n]); err != nil {
+			return t.rep, err
+		}
+		rules = rules[n:]
+	}
+	return t.rep, nil
+}
+
+type tester struct {
+	fsys fs.FS
+	o    Options
+	rep  Report
+}
+
+func (t *tester) fail(f Failure) { t.rep.Failures = append(t.rep.Failures, f) }
+
+func (t *tester) place(name string, line int) string {
+	name = path.Join(t.o.Prefix, name)
+	if line > 0 {
+		return fmt.Sprintf("%s:%d", name, line)
+	}
+	return name
+}
+
+// test is a test file with the set of its rules.
+type test struct {
+	name    string
+	rules   []*sigma.Rule
+	set     *sigma.Set
+	title   string
+	lines   map[string]int // of the events
+	accused map[string][]string
+}
+
+// file tests the rules of one file.
+func (t *tester) file(rules []*sigma.Rule) error {
+	t.rep.Rules += len(rules)
+	x := test{name: strings.TrimSuffix(rules[0].Path, path.Ext(rules[0].Path)) + ext, rules: rules, title: rules[0].Title, lines: map[string]int{}}
+	data, err := read(t.fsys, x.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		t.rep.Untested = append(t.rep.Untested, t.place(rules[0].Path, rules[0].Line))
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading a rule's test: %w", err)
+	}
+	if x.set, err = sigma.Compile(rules); err != nil {
+		return fmt.Errorf("compiling the rules: %w", err)
+	}
+	t.rep.Files++
+	arch := txtar.Parse(data)
+	if !t.names(&x, arch, data) {
+		return nil
+	}
+	for _, f := range arch.Files {
+		if f.Name != accuseFile {
+			t.event(&x, f)
+		}
+	}
+	return nil
+}
+
+func read(fsys fs.FS, name string) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	data, err := io.ReadAll(io.LimitReader(f, maxTestBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxTestBytes {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxTestBytes)
+	}
+	return data, nil
+}
+
+// kindOf says what a file of a test is: whether it has to hit, and whether it
+// is a sequence.
+func kindOf(name string) (hit, sequence, ok bool) {
+	rest, hit := strings.CutPrefix(name, "hit-")
+	if !hit {
+		if rest, ok = strings.CutPrefix(name, "miss-"); !ok {
+			return false, false, false
+		}
+	}
+	stem, sequence := strings.CutSuffix(rest, ".ndjson")
+	if !sequence {
+		if stem, ok = strings.CutSuffix(rest, ".json"); !ok {
+			return false, false, false
+		}
+	}
+	return hit, sequence, stem != ""
+}
+
+// names checks the test's files and reads whom they accuse.
+func (t *tester) names(x *test, arch *txtar.Archive, data []byte) bool {
+	before := len(t.rep.Failures)
+	bad := func(line int, format string, args ...any) {
+		t.fail(Failure{Place: t.place(x.name, line), Rule: x.title, Got: fmt.Sprintf(format, args...)})
+	}
+	hits, misses := 0, 0
+	at := 0
+	var accused []byte
+	for _, f := range arch.Files {
+		marker := "-- " + f.Name + " --"
+		if i := bytes.Index(data[at:], []byte(marker)); i >= 0 {
+			at += i + len(marker)
+		}
+		line := 1 + bytes.Count(data[:at], []byte("\n"))
+		if _, dup := x.lines[f.Name]; dup {
+			bad(line, "the file %q stands twice", f.Name)
+			continue
+		}
+		x.lines[f.Name] = line
+		if f.Name == accuseFile {
+			accused = f.Data
+			continue
+		}
+		switch hit, _, ok := kindOf(f.Name); {
+		case !ok:
+			bad(line, "the file %q is not hit-NAME.json, miss-NAME.json, one of these with .ndjson, or accuse", f.Name)
+		case hit:
+			hits++
+		default:
+			misses++
+		}
+	}
+	if hits == 0 {
+		bad(0, "has no event that hits (hit-NAME.json)")
+	}
+	if misses == 0 {
+		bad(0, "has no event that nearly hits (miss-NAME.json)")
+	}
+	x.accused = map[string][]string{}
+	for i, line := range strings.Split(string(accused), "\n") {
+		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		n := x.lines[accuseFile] + i + 1
+		name, ref, ok := strings.Cut(line, " ")
+		ref = strings.TrimSpace(ref)
+		hit, _, _ := kindOf(name)
+		switch _, there := x.lines[name]; {
+		case !ok:
+			bad(n, "%q is not a file's name and a ref", line)
+		case !there || !hit:
+			bad(n, "there is no hit %q", name)
+		default:
+			if ref != nobody {
+				if _, err := staunch.ParseRef(ref); err != nil {
+					bad(n, "%v", err)
+				}
+			}
+			x.accused[name] = append(x.accused[name], ref)
+		}
+	}
+	return len(t.rep.Failures) == before
+}
+
+// event runs one event or sequence.
+func (t *tester) event(x *test, f txtar.File) {
+	wantHit, sequence, _ := kindOf(f.Name)
+	fail := func(want, got string, why []string) {
+		t.fail(Failure{Place: t.place(x.name, x.lines[f.Name]), Rule: x.title, Event: f.Name, Want: want, Got: got, Why: why})
+	}
+	records := [][]byte{f.Data}
+	if sequence {
+		records = bytes.Split(bytes.TrimSpace(f.Data), []byte("\n"))
+	}
+	var (
+		matched bool
+		why     []string
+		accused []string
+	)
+	for i, raw := range records {
+		t.rep.Events++
+		doc := jsondoc.New(jsondoc.DefaultLimits())
+		if err := doc.Parse(bytes.TrimSpace(raw)); err != nil {
+			fail("", fmt.Sprintf("record %d: %v", i+1, err), nil)
+			return
+		}
+		hits := x.set.Match(doc, sigma.Logsource{All: true}, nil, nil)
+		explained := hits
+		if len(hits) == 0 {
+			explained = make([]int, len(x.set.Rules()))
+			for n := range explained {
+				explained[n] = n
+			}
+		}
+		for _, n := range explained {
+			why = append(why, x.set.Explain(doc, n).Deciding()...)
+		}
+		for _, n := range hits {
+			matched = true
+			if wantHit {
+				refs, err := t.accuse(x.set.Rules()[n], doc)
+				if err != nil {
+					fail("", err.Error(), nil)
+					return
+				}
+				accused = append(accused, refs...)
+			}
+		}
+	}
+	switch {
+	case wantHit && !matched:
+		fail("a match", "none", why)
+		return
+	case !wantHit && matched:
+		fail("no match", "one", why)
+		return
+	}
+	if want := x.accused[f.Name]; len(want) > 0 {
+		slices.Sort(want)
+		slices.Sort(accused)
+		if accused = slices.Compact(accused); !slices.Equal(want, accused) {
+			fail("to accuse "+strings.Join(want, ", "), strings.Join(accused, ", "), nil)
+		}
+		return
+	}
+	if slices.Contains(accused, nobody) {
+		fail("to accuse somebody", nobody, nil)
+	}
+}
+
+// accuse reads the record with the formats of the rule's product and returns
+// whom the rule accuses, "nobody" for none, and nothing where no format is for
+// the product.
+func (t *tester) accuse(r *sigma.Rule, doc *jsondoc.Doc) ([]string, error) {
+	var other []string
+	for _, f := range t.o.Formats {
+		p := f.Logsource(doc)
+		ls := sigma.Logsource{Product: p.Product, Category: p.Category, Service: p.Service, All: p.All}
+		if ls.All || ls.Product == "" || !strings.EqualFold(ls.Product, r.Logsource.Product) {
+			continue
+		}
+		if !ls.Covers(r.Logsource) {
+			other = append(other, fmt.Sprintf("%s/%s%s (format %s)", ls.Product, ls.Category, ls.Service, f.Name()))
+			continue
+		}
+		keys, err := f.Keys(doc, format.Env{Source: Realm, Realm: Realm})
+		if err != nil {
+			return nil, fmt.Errorf("format %s cannot read it: %w", f.Name(), err)
+		}
+		refs := accuse.Refs(r, accuse.Record{Format: f, Realm: Realm, Doc: doc, Keys: keys, Secrets: f.Secrets(doc, format.Env{Source: Realm, Realm: Realm})})
+		if len(refs) == 0 {
+			return []string{nobody}, nil
+		}
+		out := make([]string, len(refs))
+		for i, ref := range refs {
+			out[i] = ref.String()
+		}
+		return out, nil
+	}
+	if len(other) > 0 {
+		return nil, fmt.Errorf("it goes to the log source %s, and the rule is for %s/%s%s",
+			strings.Join(other, " and "), r.Logsource.Product, r.Logsource.Category, r.Logsource.Service)
+	}
+	return nil, nil
+}

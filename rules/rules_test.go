@@ -1,0 +1,80 @@
+package rules_test
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/staunch-project/staunch/internal/detect/ruletest"
+	"github.com/staunch-project/staunch/internal/detect/sigma"
+	formats "github.com/staunch-project/staunch/internal/format/registry"
+	"github.com/staunch-project/staunch/rules"
+)
+
+// TestPack runs every rule's test; a rule without one does not pass.
+func TestPack(t *testing.T) {
+	all, err := formats.Formats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := ruletest.Run(os.DirFS("."), ruletest.Options{Formats: all, Prefix: "rules"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !rep.OK() || len(rep.Untested) > 0 {
+		t.Error(rep.String())
+	}
+	t.Logf("%d rules, %d events", rep.Rules, rep.Events)
+}
+
+var (
+	uuid   = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	tactic = regexp.MustCompile(`^(attack|atlas|owasp-nhi|owasp-agentic)\.[a-z0-9.-]+$`)
+)
+
+// TestConventions holds what a reader of any rule can rely on.
+func TestConventions(t *testing.T) {
+	loaded, refused := sigma.Load(rules.FS, sigma.Options{})
+	for _, e := range refused {
+		t.Error(e)
+	}
+	titles := map[string]string{}
+	for _, r := range loaded {
+		bad := func(format string, args ...any) {
+			t.Helper()
+			t.Errorf("%s: "+format, append([]any{r.Path}, args...)...)
+		}
+		if !uuid.MatchString(r.ID) {
+			bad("id %q is not a random UUID", r.ID)
+		}
+		if other, dup := titles[r.Title]; dup {
+			bad("title %q is that of %s", r.Title, other)
+		}
+		titles[r.Title] = r.Path
+		if r.Author != "staunch authors" || r.License != "Apache-2.0" {
+			bad("author %q, license %q", r.Author, r.License)
+		}
+		if r.Status == "" || r.Level == "" || r.Logsource.Product == "" {
+			bad("has no status, level or product")
+		}
+		if n := len(r.Description); n < 40 || n > 400 || !strings.HasSuffix(r.Description, ".") {
+			bad("description of %d characters: want one or two sentences", n)
+		}
+		if r.Confidence < 0.1 || r.Confidence > 0.95 {
+			bad("confidence %v is outside 0.1 to 0.95", r.Confidence)
+		}
+		if len(r.References) == 0 || len(r.FalsePositives) == 0 || len(r.Accuse) == 0 {
+			bad("has no references, falsepositives or accuse")
+		}
+		if len(r.Techniques) == 0 && !slices.ContainsFunc(r.Tags, func(s string) bool { return strings.HasPrefix(s, "atlas.") }) {
+			bad("has no technique among its tags")
+		}
+		for _, tag := range r.Tags {
+			if !tactic.MatchString(tag) {
+				bad("tag %q", tag)
+			}
+		}
+	}
+}
