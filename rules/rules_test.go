@@ -9,6 +9,8 @@ import (
 
 	"github.com/staunch-project/staunch/internal/detect/ruletest"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
+	"github.com/staunch-project/staunch/internal/format"
+	"github.com/staunch-project/staunch/internal/format/jsondoc"
 	formats "github.com/staunch-project/staunch/internal/format/registry"
 	"github.com/staunch-project/staunch/rules"
 )
@@ -74,6 +76,44 @@ func TestConventions(t *testing.T) {
 		for _, tag := range r.Tags {
 			if !tactic.MatchString(tag) {
 				bad("tag %q", tag)
+			}
+		}
+	}
+}
+
+// TestProducts holds the names by which rules are chosen: match --source json
+// --logsource product=NAME, and the log source of the records of a format that has
+// one for all of them.
+func TestProducts(t *testing.T) {
+	loaded, _ := sigma.Load(rules.FS, sigma.Options{}) // what is refused, TestConventions tells
+	all, err := formats.Formats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	formatOf := map[string]string{"aws": "aws.cloudtrail", "okta": "okta.system_log", "vault": "hashicorp.vault"}
+	for _, product := range []string{
+		"anthropic", "auth0", "aws", "azure", "gcp", "github", "gitlab", "kubernetes", "m365", "okta",
+		"onelogin", "openai", "postgresql", "slack", "snowflake", "ssf", "teleport", "vault",
+	} {
+		own := sigma.Within(loaded, sigma.Logsource{Product: product})
+		if len(own) == 0 {
+			t.Errorf("no rule has the product %s", product)
+		}
+		i := slices.IndexFunc(all, func(f format.Format) bool { return f.Name() == formatOf[product] })
+		if i < 0 {
+			if formatOf[product] != "" {
+				t.Errorf("there is no format %s", formatOf[product])
+			}
+			continue
+		}
+		doc := jsondoc.New(jsondoc.Limits{})
+		if err := doc.Parse([]byte(`{}`)); err != nil {
+			t.Fatal(err)
+		}
+		ls := all[i].Logsource(doc)
+		for _, r := range own {
+			if of := (sigma.Logsource{Product: ls.Product, Category: ls.Category, Service: ls.Service}); !of.Covers(r.Logsource) {
+				t.Errorf("%s: records of %s do not get it", r.Path, formatOf[product])
 			}
 		}
 	}

@@ -182,16 +182,20 @@ var logTypes = []struct {
 	{"AWS.CloudTrail", "aws.cloudtrail", sigma.Logsource{Product: "aws", Service: "cloudtrail"}},
 	{"Okta.SystemLog", "okta.system_log", sigma.Logsource{Product: "okta", Service: "okta"}},
 	{"GitHub.Audit", "github.audit", sigma.Logsource{Product: "github", Service: "audit"}},
+	{"GitHub.Webhook", "github.webhook", sigma.Logsource{Product: "github", Service: "webhook"}},
 	{"GCP.AuditLog", "gcp.audit", sigma.Logsource{Product: "gcp"}},
 	{"GSuite.ActivityEvent", "google.workspace", sigma.Logsource{Product: "gcp"}},
 	{"Azure.Audit", "azure.audit", sigma.Logsource{Product: "azure"}},
 	{"Azure.MonitorActivity", "azure.activity", sigma.Logsource{Product: "azure"}},
+	{"Microsoft365.Audit.AzureActiveDirectory", "m365", sigma.Logsource{Product: "m365"}},
+	{"Microsoft365.Audit.SharePoint", "m365", sigma.Logsource{Product: "m365"}},
 	{"Amazon.EKS.Audit", "kubernetes.audit", sigma.Logsource{Product: "kubernetes"}},
 	{"Auth0.Events", "auth0", sigma.Logsource{Product: "auth0"}},
 	{"OneLogin.Events", "onelogin", sigma.Logsource{Product: "onelogin"}},
 	{"Duo.Administrator", "duo", sigma.Logsource{Product: "cisco", Service: "duo"}},
 	{"Slack.AuditLogs", "slack.audit", sigma.Logsource{Product: "slack"}},
 	{"Snowflake.LoginHistory", "snowflake", sigma.Logsource{Product: "snowflake"}},
+	{"Snowflake.QueryHistory", "snowflake", sigma.Logsource{Product: "snowflake"}},
 	{"Gravitational.TeleportAudit", "teleport", sigma.Logsource{Product: "teleport"}},
 	{"Anthropic.Activity", "anthropic", sigma.Logsource{Product: "anthropic"}},
 	{"OpenAI.Audit", "openai.audit", sigma.Logsource{Product: "openai"}},
@@ -273,10 +277,14 @@ func newMatcher(t *testing.T, rules []*sigma.Rule, name string, source sigma.Log
 	t.Helper()
 	m := &matcher{as: name, doc: jsondoc.New(jsondoc.Limits{})}
 	if !slices.Contains(app.FormatNames(), name) {
-		m.as, m.all, rules = "json", true, sigma.Within(rules, source)
+		name = "json"
+		m.as, m.all, rules = "json, product="+source.Product, true, sigma.Within(rules, source)
+		if source.Service != "" {
+			m.as += ",service=" + source.Service
+		}
 	}
 	var err error
-	if m.format, err = app.NewFormat(m.as, ""); err != nil {
+	if m.format, err = app.NewFormat(name, ""); err != nil {
 		t.Fatal(err)
 	}
 	if m.set, err = sigma.Compile(rules); err != nil {
