@@ -18,6 +18,7 @@ import (
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/config"
 	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	formats "github.com/staunch-project/staunch/internal/format/registry"
@@ -82,7 +83,7 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 			Name: c.Name, Realm: c.Realm, Format: f, Ceiling: *c.Ceiling, Skew: c.Skew, Lateness: c.Lateness, Accuses: c.Accuses,
 		}
 	}
-	set, ruleErrs, ruleData, err := loadRules(cfg)
+	set, correlations, ruleErrs, ruleData, err := loadRules(cfg)
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -134,13 +135,16 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 		Limits     decide.Limits      `json:"limits"`
 		Mode       staunch.Mode       `json:"mode"`
 		RuleFiles  map[string][]byte  `json:"rule_files,omitempty"`
-	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules})
+		// Correlations is left out where there are none, so that a bundle without
+		// them has the hash that it had before there were any.
+		Correlations string `json:"correlations,omitempty"`
+	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules, hashOf(correlations)})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the bundle: %w", err)
 	}
 	sum := sha256.Sum256(body)
 	s.Body = body
-	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Policy: policy, Groups: inventory.CountGroups(s.Identities)}
+	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Correlations: correlations, Policy: policy, Groups: inventory.CountGroups(s.Identities)}
 	return s, nil
 }
 
@@ -160,29 +164,71 @@ func relative(cfg *config.Config, path string) string {
 	return filepath.ToSlash(rel)
 }
 
+func hashOf(s *correlate.Set) string {
+	if len(s.Rules()) == 0 {
+		return ""
+	}
+	return s.Hash()
+}
+
 // loadRules reads the configured rule files and folders.
-func loadRules(cfg *config.Config) (*sigma.Set, []*sigma.RuleError, map[string][]byte, error) {
+func loadRules(cfg *config.Config) (*sigma.Set, *correlate.Set, []*sigma.RuleError, map[string][]byte, error) {
+	var reader correlate.Reader
 	data := map[string][]byte{}
+	keep := func(path string) error {
+		if _, ok := data[path]; ok {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("reading a rule again: %w", err)
+		}
+		data[path] = b
+		return nil
+	}
 	for _, path := range cfg.Rules {
 		if _, err := os.Stat(path); err != nil {
-			return nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": rules", Reason: errors.Unwrap(err).Error() + ": " + path}
+			return nil, nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": rules", Reason: errors.Unwrap(err).Error() + ": " + path}
 		}
 	}
-	rules, refused := sigma.LoadPaths(cfg.Rules, sigma.Options{Placeholders: cfg.Placeholders})
+	rules, refused := sigma.LoadPaths(cfg.Rules, sigma.Options{Placeholders: cfg.Placeholders, Correlation: reader.Read})
 	for _, r := range rules {
-		if _, ok := data[r.Path]; !ok {
-			b, err := os.ReadFile(r.Path)
-			if err != nil {
-				return nil, nil, nil, fmt.Errorf("reading a rule again: %w", err)
-			}
-			data[r.Path] = b
+		if err := keep(r.Path); err != nil {
+			return nil, nil, nil, nil, err
 		}
 	}
 	set, err := sigma.Compile(rules)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("compiling the rules: %w", err)
+		return nil, nil, nil, nil, fmt.Errorf("compiling the rules: %w", err)
 	}
-	return set, refused, data, nil
+	opt := correlate.Options{Lateness: config.DefaultLateness}
+	for i, s := range cfg.Sources {
+		if i == 0 {
+			opt.Lateness = 0
+		}
+		opt.Lateness = max(opt.Lateness, s.Lateness.Std())
+	}
+	if cfg.MMDB != "" {
+		if opt.Geo, err = OpenGeo(cfg.MMDB); err != nil {
+			return nil, nil, nil, nil, fmt.Errorf("%s: mmdb: %w", cfg.File(), err)
+		}
+	}
+	correlations, es := reader.Compile(set, opt)
+	for _, r := range correlations.Rules() {
+		if err := keep(r.Path); err != nil {
+			return nil, nil, nil, nil, err
+		}
+	}
+	return set, correlations, append(refused, es...), data, nil
+}
+
+// OpenGeo reads a database of places.
+func OpenGeo(path string) (*correlate.Geo, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the database of places: %w", err)
+	}
+	return correlate.OpenGeo(data, path)
 }
 
 // policyFiles reads the default policies, unless they are turned off, and the

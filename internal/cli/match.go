@@ -7,13 +7,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/app/offline"
+	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 )
 
 func newMatchCmd(g *globals) *cobra.Command {
-	var source, mapping, logsource string
+	var source, mapping, logsource, mmdb string
 	var rules, placeholders []string
+	var correlations bool
 	cmd := &cobra.Command{
 		Use:   "match --rules PATH --source NAME [FILE|-]",
 		Short: "Evaluate Sigma rules on records, one line per record",
@@ -23,8 +27,15 @@ line {"record":N,"rules":[ids...]} is printed; a broken record gives
 named by its path and title. NAME is a format's name; json evaluates every rule
 whatever its log source, unless --logsource narrows it.
 
+With --correlations the records are then taken in the order of their time, and for
+each signal that a correlation would make one more line
+{"correlation":ID,"records":[N...],...} follows. Without it correlations are
+checked and not evaluated. Rules that correlations refer to are printed for the
+records that they match either way.
+
 Rules that are not supported are named on standard error with file and line.`,
 		Example: `  staunch match --rules rules/ --source aws.cloudtrail events.ndjson
+  staunch match --rules rules/ --source aws.cloudtrail --correlations events.ndjson
   staunch match --rules rules/ --rules more/rule.yml --source json --logsource product=github,service=audit -`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -43,29 +54,42 @@ Rules that are not supported are named on standard error with file and line.`,
 			if err != nil {
 				return err
 			}
-			loaded, refused := sigma.LoadPaths(rules, sigma.Options{Placeholders: values})
-			for _, e := range refused {
+			var docs correlate.Reader
+			loaded, refused := sigma.LoadPaths(rules, sigma.Options{Placeholders: values, Correlation: docs.Read})
+			set, err := sigma.Compile(loaded)
+			if err != nil {
+				return fmt.Errorf("compiling the rules: %w", err)
+			}
+			opt := correlate.Options{Lateness: config.DefaultLateness}
+			if mmdb != "" {
+				if opt.Geo, err = app.OpenGeo(mmdb); err != nil {
+					return err
+				}
+			}
+			corrs, more := docs.Compile(set, opt)
+			for _, e := range append(refused, more...) {
 				g.errf("refused: %s\n", clean(e.Error()))
 			}
 			if len(loaded) == 0 {
 				return &staunch.Problem{Place: strings.Join(rules, ", "), Reason: "has no rule that can be used"}
-			}
-			set, err := sigma.Compile(loaded)
-			if err != nil {
-				return fmt.Errorf("compiling the rules: %w", err)
 			}
 			in, err := openInput(cmd, args)
 			if err != nil {
 				return err
 			}
 			defer func() { _ = in.Close() }() // read only
-			return offline.Match(set, f, ls, in, cmd.OutOrStdout())
+			if !correlations {
+				corrs = nil
+			}
+			return offline.Match(set, corrs, f, ls, in, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().StringArrayVar(&rules, "rules", nil, "a rule file or a folder of rules (repeatable)")
 	cmd.Flags().StringVar(&source, "source", "", "the records' format")
 	cmd.Flags().StringVar(&mapping, "mapping", "", "the mapping file, for format generic")
 	cmd.Flags().StringVar(&logsource, "logsource", "", "evaluate the rules for this log source: product=P[,service=S][,category=C]")
+	cmd.Flags().BoolVar(&correlations, "correlations", false, "evaluate correlations over the records, and print their signals after them")
+	cmd.Flags().StringVar(&mmdb, "mmdb", "", "a database of places in the MaxMind DB format, for impossible_travel")
 	cmd.Flags().StringArrayVar(&placeholders, "placeholder", nil, "a value for Sigma's expand modifier: NAME=VALUE (repeatable)")
 	must(cmd.MarkFlagRequired("rules"))
 	must(cmd.MarkFlagRequired("source"))

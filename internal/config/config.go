@@ -61,6 +61,9 @@ type Config struct {
 	NoDefaultPolicy bool `yaml:"no_default_policy" json:"no_default_policy,omitempty"`
 	// Placeholders are values for Sigma's expand modifier.
 	Placeholders map[string][]string `yaml:"placeholders" json:"placeholders,omitempty"`
+	// MMDB is a file in the MaxMind DB format with the places of addresses, for
+	// impossible_travel.
+	MMDB string `yaml:"mmdb" json:"mmdb,omitempty"`
 	// Protected lists refs, with * for any run of characters, that no mutating
 	// call may ever touch.
 	Protected []string `yaml:"protected" json:"protected,omitempty"`
@@ -360,6 +363,9 @@ func (c *Config) defaults() {
 	}
 	if c.Identities != "" {
 		c.Identities = c.Path(c.Identities)
+	}
+	if c.MMDB != "" {
+		c.MMDB = c.Path(c.MMDB)
 	}
 	if c.TLS != nil {
 		c.TLS.Cert, c.TLS.Key = c.Path(c.TLS.Cert), c.Path(c.TLS.Key)

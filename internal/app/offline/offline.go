@@ -11,6 +11,7 @@ import (
 	"io"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/ingest"
@@ -93,8 +94,9 @@ func normalized(f format.Format, rec ingest.Record, env format.Env) ([]byte, err
 
 // Match writes, per record of in, {"record":N,"rules":[ids…]}, or for a broken
 // one {"record":N,"error":…} and ErrBadRecords at the end. ls, when given,
-// takes the place of the format's log source.
-func Match(set *sigma.Set, f format.Format, ls *sigma.Logsource, in io.Reader, out io.Writer) error {
+// takes the place of the format's log source. Where correlations are given, a
+// line follows for each signal that they would make.
+func Match(set *sigma.Set, correlations *correlate.Set, f format.Format, ls *sigma.Logsource, in io.Reader, out io.Writer) error {
 	rd, err := reader(in, f)
 	if err != nil {
 		return err
@@ -109,6 +111,7 @@ func Match(set *sigma.Set, f format.Format, ls *sigma.Logsource, in io.Reader, o
 	var sc sigma.Scratch
 	var matched []int
 	var line []byte
+	windows := newMatchWindows(correlations, f)
 	bad := false
 	for {
 		rec, err := rd.Next()
@@ -134,6 +137,9 @@ func Match(set *sigma.Set, f format.Format, ls *sigma.Logsource, in io.Reader, o
 				l = &sigma.Logsource{Product: p.Product, Category: p.Category, Service: p.Service, All: p.All}
 			}
 			matched = set.Match(rec.Doc, *l, &sc, matched[:0])
+			if err := windows.take(rec, matched); err != nil {
+				return errors.Join(err, w.Flush())
+			}
 			line = append(line, `"rules":[`...)
 			for i, n := range matched {
 				if i > 0 {
@@ -146,6 +152,9 @@ func Match(set *sigma.Set, f format.Format, ls *sigma.Logsource, in io.Reader, o
 		if _, err := w.Write(line); err != nil {
 			return fmt.Errorf("writing: %w", err)
 		}
+	}
+	if err := windows.write(w); err != nil {
+		return errors.Join(err, w.Flush())
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("writing: %w", err)

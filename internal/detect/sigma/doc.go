@@ -6,8 +6,8 @@
 // interned across all rules of a [Set] and evaluated at most once a record, and
 // an index from literal values to the rules that need one of them. Whatever is
 // not supported is refused with its place and reason; nothing in a rule that
-// could change what it matches is ignored. Refused for now: correlation and
-// filter documents, the old aggregation syntax (| count(), near, timeframe) and
+// could change what it matches is ignored. Refused for now: filter
+// documents, the old aggregation syntax (| count(), near, timeframe) and
 // rules whose status is unsupported.
 //
 // # What a rule means here

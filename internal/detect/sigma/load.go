@@ -156,8 +156,9 @@ func Parse(name string, data []byte, opts Options) ([]*Rule, []*RuleError) {
 		return nil, []*RuleError{{Path: name, Reason: "reading YAML: " + err.Error()}}
 	}
 	var (
-		rules []*Rule
-		errs  []*RuleError
+		rules        []*Rule
+		errs         []*RuleError
+		correlations int
 	)
 	for n := 0; ; n++ {
 		var doc yaml.Node
@@ -184,9 +185,13 @@ func Parse(name string, data []byte, opts Options) ([]*Rule, []*RuleError) {
 			errs = append(errs, p.errs...)
 			continue
 		}
+		if p.correlation {
+			correlations++
+			continue
+		}
 		rules = append(rules, p.rule)
 	}
-	if len(rules) == 0 && len(errs) == 0 {
+	if len(rules) == 0 && correlations == 0 && len(errs) == 0 {
 		errs = append(errs, &RuleError{Path: name, Reason: "the file holds no rule"})
 	}
 	return rules, errs
@@ -233,6 +238,8 @@ type ruleParser struct {
 	rule   *Rule
 	errs   []*RuleError
 	values int // values that modifiers made of the document's
+	// correlation says that the document went to Options.Correlation.
+	correlation bool
 }
 
 const maxErrorsPerRule = 20
@@ -409,8 +416,11 @@ func (p *ruleParser) document(doc *yaml.Node) {
 	for _, m := range all {
 		switch m.key {
 		case "correlation":
-			p.errorf(m.line, "correlation rules are not supported yet")
-			return
+			if p.opts.Correlation == nil {
+				p.errorf(m.line, "correlation rules are not supported here")
+				return
+			}
+			p.correlation = true
 		case "filter":
 			p.errorf(m.line, "filter documents are not supported yet")
 			return
@@ -420,6 +430,7 @@ func (p *ruleParser) document(doc *yaml.Node) {
 		}
 	}
 	var detection, logsource *member
+	var correlation Correlation
 	explicit := false
 	for i, m := range all {
 		switch m.key {
@@ -451,6 +462,14 @@ func (p *ruleParser) document(doc *yaml.Node) {
 			logsource = &all[i]
 		case "detection":
 			detection = &all[i]
+		case "correlation":
+			correlation.Line, correlation.Body = m.line, m.value
+		case "generate":
+			if !p.correlation {
+				p.errorf(m.line, "generate is for correlation rules")
+				continue
+			}
+			correlation.Generate = p.oneOf(m, "true", "false") == "true"
 		case "fields":
 			r.Fields = p.texts(m)
 		case "falsepositives":
@@ -486,6 +505,10 @@ func (p *ruleParser) document(doc *yaml.Node) {
 	if !explicit {
 		r.Confidence, _ = levelConfidence(r.Level)
 	}
+	if p.correlation {
+		p.handOver(&correlation, logsource, detection)
+		return
+	}
 	if logsource == nil {
 		p.errorf(root.Line, "the rule has no logsource")
 	} else {
@@ -496,6 +519,20 @@ func (p *ruleParser) document(doc *yaml.Node) {
 	} else {
 		p.detection(*detection)
 	}
+}
+
+// handOver gives a correlation document to whoever compiles them.
+func (p *ruleParser) handOver(c *Correlation, logsource, detection *member) {
+	for _, m := range []*member{logsource, detection} {
+		if m != nil {
+			p.errorf(m.line, "a correlation has no %s; its rules do", m.key)
+		}
+	}
+	if len(p.errs) > 0 {
+		return
+	}
+	c.Rule = p.rule
+	p.errs = append(p.errs, p.opts.Correlation(c)...)
 }
 
 func techniques(tags []string) []string {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
@@ -53,6 +54,8 @@ type item struct {
 	facts   []staunch.Fact
 	signals []staunch.Signal
 	secrets []sealedSecret
+	// contribs are what it adds to the windows of correlations.
+	contribs []correlate.Contribution
 	// concerns says that a contained subject acted.
 	concerns bool
 }
@@ -141,7 +144,11 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 		f.ID = staunch.FactID(f)
 		it.facts = append(it.facts, f)
 	}
+	it.contribs = p.contributions(b, doc, keys, secrets, it, sc.matched)
 	for _, m := range sc.matched {
+		if b.Correlations.Hidden(m) {
+			continue // it speaks through its correlations alone
+		}
 		it.signals = append(it.signals, p.accuse(b, b.Rules.Rules()[m], doc, keys, secrets, it)...)
 	}
 	for _, f := range mapped.Findings {
@@ -203,8 +210,14 @@ func (p *Pipeline) accuse(b *Bundle, r *sigma.Rule, doc *jsondoc.Doc, keys staun
 		Mode: mode, Author: r.Author, License: r.License,
 		Evidence: evidence(r.Title, keys),
 	}
+	return p.signals(base, p.named(r.Accuse, doc, keys, secrets, it), it)
+}
+
+// named returns the refs that accuse: names, or the first of the format's kinds
+// where it is left out.
+func (p *Pipeline) named(accuse []sigma.Accusation, doc *jsondoc.Doc, keys staunch.Keys, secrets []format.SecretValue, it *item) []staunch.Ref {
 	var refs []staunch.Ref
-	for _, a := range r.Accuse {
+	for _, a := range accuse {
 		if a.Field == "" {
 			refs = append(refs, kindRefs(keys.Actor, staunch.Kind(a.Kind))...)
 			continue
@@ -222,14 +235,14 @@ func (p *Pipeline) accuse(b *Bundle, r *sigma.Rule, doc *jsondoc.Doc, keys staun
 		}
 		refs = append(refs, ref)
 	}
-	if len(r.Accuse) == 0 {
+	if len(accuse) == 0 {
 		for _, k := range it.src.Format.Accused() {
 			if refs = kindRefs(keys.Actor, k); len(refs) > 0 {
 				break
 			}
 		}
 	}
-	return p.signals(base, refs, it)
+	return refs
 }
 
 // kindRefs returns the refs of the kind. Several schemes may name one thing, so
