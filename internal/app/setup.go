@@ -210,7 +210,7 @@ func loadRules(cfg *config.Config) (*sigma.Set, *correlate.Set, []*sigma.RuleErr
 	}
 	if cfg.MMDB != "" {
 		if opt.Geo, err = OpenGeo(cfg.MMDB); err != nil {
-			return nil, nil, nil, nil, fmt.Errorf("%s: mmdb: %w", cfg.File(), err)
+			return nil, nil, nil, nil, &staunch.Problem{Place: cfg.File() + ": mmdb", Reason: err.Error()}
 		}
 	}
 	correlations, es := reader.Compile(set, opt)
