@@ -182,16 +182,26 @@ func (a *Applier) window(l Ledger, key string, sp *span) ([]Firing, error) {
 	}
 	r := sp.rule
 	from, to := sp.from.Add(-r.Timespan), sp.to.Add(r.Timespan)
-	known := a.Memory != nil && !r.settled && r.need > 1 && a.Tell == nil
-	if known {
-		from = min(from, staunch.Time(a.Memory.Since(sp.cs[0].hash, r.Timespan.Microseconds())))
+	learn := false
+	first, last := from, to
+	if a.Memory != nil && !r.settled && r.need > 1 && a.Tell == nil {
+		since := staunch.Time(a.Memory.Since(sp.cs[0].hash, r.Timespan.Microseconds()))
+		if learn = since < math.MaxInt64; learn {
+			first, last = min(from, since), math.MaxInt64
+		}
 	}
-	rows, err := l.Contributions(key, from, to, MaxWindow)
+	rows, err := l.Contributions(key, first, last, MaxWindow)
 	if err != nil {
 		return nil, err
 	}
-	if known {
+	if learn {
 		a.Memory.Know(sp.cs[0].hash, r.Timespan.Microseconds(), rows, len(rows) < MaxWindow)
+	}
+	if len(rows) == MaxWindow && last > to {
+		// What is newer took the place of what is looked at.
+		if rows, err = l.Contributions(key, from, to, MaxWindow); err != nil {
+			return nil, err
+		}
 	}
 	var out []Firing
 	done := r.judge(rows, sp.from, to)

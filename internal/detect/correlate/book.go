@@ -12,10 +12,9 @@ import (
 // Book is a Ledger in memory, for a file's records and for tests. It keeps
 // everything, and is for one goroutine.
 type Book struct {
-	rows  map[string][]store.Contribution // in order
-	due   map[string]bool                 // series that have some
-	seen  map[string]map[string]store.Sighting
-	reads int
+	rows map[string][]store.Contribution // in order
+	due  map[string]bool                 // series that have some
+	seen map[string]map[string]store.Sighting
 }
 
 var _ Ledger = (*Book)(nil)
@@ -31,10 +30,14 @@ func compareRows(a, b store.Contribution) int {
 
 // Contributions implements Ledger.
 func (b *Book) Contributions(series string, from, to staunch.Time, limit int) ([]store.Contribution, error) {
-	b.reads++
 	rows := b.rows[series]
 	lo, _ := slices.BinarySearchFunc(rows, from, func(c store.Contribution, t staunch.Time) int { return cmp.Compare(c.At, t) })
-	hi, _ := slices.BinarySearchFunc(rows, to+1, func(c store.Contribution, t staunch.Time) int { return cmp.Compare(c.At, t) })
+	hi, _ := slices.BinarySearchFunc(rows, to, func(c store.Contribution, t staunch.Time) int {
+		if c.At <= t {
+			return -1
+		}
+		return 1
+	})
 	hi = max(hi, lo)
 	return slices.Clone(rows[max(lo, hi-limit):hi]), nil
 }

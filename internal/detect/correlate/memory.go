@@ -113,14 +113,8 @@ func (m *Memory) Len() int {
 	return m.used
 }
 
-// Count counts a contribution at an instant to a series whose windows have this
-// timespan, and returns a bound on the contributions in any window with it.
-func (m *Memory) Count(key uint64, at, timespan int64) int {
-	key = max(key, 1) // 0 is a free place
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e := m.place(key)
-	b := at / timespan
+// advance makes b the newest timespan, where it is newer.
+func (e *entry) advance(b int64) {
 	switch ahead := b - e.newest; {
 	case e.newest == 0:
 		e.newest = b
@@ -132,6 +126,17 @@ func (m *Memory) Count(key uint64, at, timespan int64) int {
 		clear(e.count[:ahead])
 		e.newest = b
 	}
+}
+
+// Count counts a contribution at an instant to a series whose windows have this
+// timespan, and returns a bound on the contributions in any window with it.
+func (m *Memory) Count(key uint64, at, timespan int64) int {
+	key = max(key, 1) // 0 is a free place
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.place(key)
+	b := at / timespan
+	e.advance(b)
 	i := e.newest - b
 	if i >= parts {
 		return unknown
@@ -149,7 +154,8 @@ func (m *Memory) Count(key uint64, at, timespan int64) int {
 	return n
 }
 
-// Since returns from when a series' rows have to be read to know it.
+// Since returns from when a series' rows have to be read to know it; it is after
+// every instant where it is known.
 func (m *Memory) Since(key uint64, timespan int64) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -160,8 +166,8 @@ func (m *Memory) Since(key uint64, timespan int64) int64 {
 	return (e.newest - parts + 1) * timespan
 }
 
-// Know takes over the counts of the rows that were read from Since on; whole
-// says that there were no more.
+// Know takes over the counts of the rows that were read from Since on, however
+// new; whole says that there were no more.
 func (m *Memory) Know(key uint64, timespan int64, rows []store.Contribution, whole bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -171,6 +177,7 @@ func (m *Memory) Know(key uint64, timespan int64, rows []store.Contribution, who
 	}
 	e.known = true
 	for _, r := range rows {
+		e.advance(int64(r.At) / timespan)
 		if i := e.newest - int64(r.At)/timespan; i >= 0 && i < parts && e.count[i] < 1<<16-1 {
 			e.count[i]++
 		}

@@ -154,6 +154,7 @@ type Rule struct {
 	hidden  bool   // it makes no signals of its own
 	watched map[string]bool
 	slot    time.Duration
+	paths   int // ways from events to it
 }
 
 // body is the shape of a correlation section.

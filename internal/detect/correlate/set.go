@@ -19,6 +19,9 @@ import (
 // over the same group once. A shorter timespan is the slot itself.
 const maxSlot = 15 * time.Minute
 
+// maxPaths bounds the ways in which one event can reach a correlation.
+const maxPaths = 1000
+
 // feed is a correlation that a rule's matches go to, and as which of its rules.
 type feed struct {
 	corr *Rule
@@ -213,6 +216,16 @@ func (c *compiler) bind(r *Rule, depth int) {
 		case unusable:
 			c.refuse(r, o.Line, "it refers to %q, which cannot be used", o.Ref)
 		}
+	}
+	r.paths = 0
+	for _, o := range r.operands {
+		r.paths++
+		if o.corr != nil {
+			r.paths += o.corr.paths
+		}
+	}
+	if r.paths > maxPaths && c.state[r] == binding {
+		c.refuse(r, r.Line, "events reach it by more than %d ways through other correlations", maxPaths)
 	}
 	if r.Type == ImpossibleTravel && c.opt.Geo == nil {
 		c.refuse(r, r.Line, "%s needs a database of places: give mmdb: FILE in the configuration, or --mmdb FILE", r.Type)
