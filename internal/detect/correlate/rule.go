@@ -224,6 +224,15 @@ func (p *parser) read(n *yaml.Node) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		lines[n.Content[i].Value] = n.Content[i].Line
 	}
+	// What it refers to stays hidden even where the rest is wrong.
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == "rules" {
+			r.operands = p.operands(n.Content[i+1])
+		}
+	}
+	if len(p.errs) > 0 {
+		return
+	}
 	var b body
 	if err := strictyaml.Decode(n, r.Path, &b); err != nil {
 		p.explain(err)
@@ -232,7 +241,8 @@ func (p *parser) read(n *yaml.Node) {
 	r.Generate = r.Generate || b.Generate
 	r.Type = Type(b.Type)
 	t, known := types[r.Type]
-	if r.operands = p.operands(&b.Rules); len(p.errs) > 0 {
+	if len(r.operands) == 0 {
+		p.errorf(p.line, "correlation names no rules")
 		return
 	}
 	if b.Type == "" {
@@ -277,6 +287,9 @@ func (p *parser) read(n *yaml.Node) {
 		}
 	}
 	r.Values = p.texts(&b.Values, "values", maxValues)
+	if len(p.errs) > 0 {
+		return
+	}
 	given := map[string]bool{
 		"condition": len(r.conds) > 0 || r.cond != nil, "field": len(r.Fields) > 0, "percentile": r.Percentile > 0, "learn": b.Learn != "",
 		"baseline": r.Baseline > 0, "factor": r.Factor > 0, "speed": r.Speed > 0, "values": len(r.Values) > 0,
@@ -485,9 +498,6 @@ func (p *parser) operands(n *yaml.Node) []operand {
 			line = n.Content[i].Line
 		}
 		out = append(out, operand{Ref: ref, Line: line, rule: -1})
-	}
-	if len(out) == 0 && len(p.errs) == 0 {
-		p.errorf(p.line, "correlation names no rules")
 	}
 	return out
 }

@@ -36,8 +36,8 @@ type window struct {
 
 // judge moves the window over the rows, which are in order, and returns those
 // at which it holds among those with at in [from, to]. A window reaches from
-// its timespan before the row to the row, both ends included. Where settled, it
-// has everything of the row's own instant.
+// its timespan before the row to the row, both ends included. Where settled, and
+// where the order counts, it has everything of the row's own instant.
 func (r *Rule) judge(rows []store.Contribution, from, to staunch.Time) []completed {
 	w := &window{r: r, rows: rows, events: map[string]int{}, values: map[string]int{}, base: make([]int, len(r.operands)),
 		last: map[string]staunch.Time{}, minted: map[string]int{}, adds: r.Type == ValueSum || r.Type == ValueAvg}
@@ -46,7 +46,7 @@ func (r *Rule) judge(rows []store.Contribution, from, to staunch.Time) []complet
 		end := i
 		w.move(rows[i].At.Add(-r.Timespan))
 		w.add(i)
-		if r.settled {
+		if r.settled || r.Type == TemporalOrdered {
 			for end+1 < len(rows) && rows[end+1].At == rows[i].At {
 				end++
 				w.add(end)
@@ -57,7 +57,7 @@ func (r *Rule) judge(rows []store.Contribution, from, to staunch.Time) []complet
 		}
 		if rows[i].At >= from {
 			first := end
-			if r.shares() {
+			if r.shares() || !r.settled {
 				first = i
 			}
 			for k := first; k <= end; k++ {
@@ -176,9 +176,9 @@ func (w *window) holds(k, last int) (float64, bool) {
 	return v, true
 }
 
-// chain returns the most rules whose matches stand in their order, ending in the
-// row k; where settled, in any row up to last. Matches of one instant are taken
-// in the rules' order.
+// chain returns the most rules whose matches up to last stand in their order, the
+// last of them that of row k; where settled, any. Matches of one instant are
+// taken in the rules' order.
 func (w *window) chain(k, last int) int {
 	best := make([]int, len(w.base))
 	reach := func(b int) int {
@@ -188,13 +188,9 @@ func (w *window) chain(k, last int) int {
 		}
 		return n
 	}
-	at, stop := 0, k
-	if w.r.settled {
-		stop = last
-	}
-	for i := w.from; i <= stop; {
+	for i := w.from; i <= last; {
 		end := i
-		for end+1 <= stop && w.rows[end+1].At == w.rows[i].At {
+		for end+1 <= last && w.rows[end+1].At == w.rows[i].At {
 			end++
 		}
 		run := slices.Clone(w.rows[i : end+1])
@@ -204,13 +200,10 @@ func (w *window) chain(k, last int) int {
 		}
 		i = end + 1
 	}
-	if !w.r.settled {
-		return best[w.rows[k].Base]
+	if w.r.settled {
+		return slices.Max(best)
 	}
-	for _, n := range best {
-		at = max(at, n)
-	}
-	return at
+	return best[w.rows[k].Base]
 }
 
 // percentile returns the nearest-rank percentile of the values.

@@ -149,6 +149,7 @@ func TestCorrelationSurvivesReload(t *testing.T) {
 	r := newRig(t, alone)
 	r.pipe.SetBundle(correlated(t, "sha256:first", lows))
 	r.ingest(r.rec("1", "low", "mallory"), r.rec("2", "low", "mallory"))
+	r.clock.add(time.Second)
 	// Another threshold and another correlation: the window stays.
 	r.pipe.SetBundle(correlated(t, "sha256:second", strings.Replace(lows, "gte: 3", "gt: 2", 1), chain))
 	r.ingest(r.rec("3", "low", "mallory"), r.rec("4", "medium", "mallory"))
