@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -158,6 +159,9 @@ func (p *Pipeline) Settle(ctx context.Context) error {
 			}
 			return nil
 		})
+		if errors.Is(err, store.ErrBundle) {
+			return nil // whoever has the active bundle judges
+		}
 		if err != nil {
 			return fmt.Errorf("judging settled windows: %w", err)
 		}
