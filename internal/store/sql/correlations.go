@@ -13,8 +13,9 @@ import (
 const contributionColumns = "series, at, event, base, value, until, due, body"
 
 // maxRows bounds the rows of one statement; their number is a power of two, so
-// that the texts are few and can be prepared.
-const maxRows = 128
+// that the texts are few and can be prepared. SQLite's driver takes a time for
+// binding that grows with the square of the parameters.
+const maxRows = 16
 
 // putContributionsText is the insertion of so many rows.
 func (c *texts) putContributions(rows int) string {
