@@ -80,7 +80,7 @@ check-size: build ## fail when the binary is too large
 .PHONY: go-test
 go-test: prerequisites ## every Go test, with the race detector and a real PostgreSQL
 	go build -o .tools/bin/testsum ./scripts/testsum
-	STAUNCH_REQUIRE_POSTGRES=1 CGO_ENABLED=1 go test -race $(if $(CI),-count=1) -timeout 9m -json ./... | \
+	STAUNCH_REQUIRE_POSTGRES=1 CGO_ENABLED=1 go test -race $(if $(CI),-count=1) -timeout 25m -json ./... | \
 		.tools/bin/testsum -forbid 'PostgreSQL is missing'
 
 .PHONY: test

@@ -20,8 +20,11 @@ type Signal struct {
 	Confidence float64  `json:"confidence"`
 	Techniques []string `json:"techniques,omitempty"`
 	Event      string   `json:"event"`
-	Source     string   `json:"source"`
-	Realm      string   `json:"realm"`
+	// Events has the ids of the events that a correlation put together, the
+	// oldest first; of many, the newest.
+	Events []string `json:"events,omitempty"`
+	Source string   `json:"source"`
+	Realm  string   `json:"realm"`
 	// Ceiling is the highest tier that this source's signals may cause alone.
 	Ceiling Tier `json:"ceiling"`
 	// Mode is the rule's mode.
@@ -55,6 +58,13 @@ func Credit(author, license string) string {
 // event always give the same signal, however often it is delivered.
 func SignalID(rule string, accused Ref, event string) string {
 	return "sig_" + hashID("signal", rule, accused.String(), event)
+}
+
+// CorrelationSignalID derives the id of a correlation's signal: the same rule,
+// accused, group and window always give the same signal, in whatever order and
+// however often the events come.
+func CorrelationSignalID(rule string, accused Ref, group, window string) string {
+	return "sig_" + hashID("correlation", rule, accused.String(), group, window)
 }
 
 // Suspicion is the confidence that a subject is compromised, as of an instant,

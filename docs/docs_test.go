@@ -34,6 +34,7 @@ import (
 	"github.com/staunch-project/staunch/internal/connector"
 	connectors "github.com/staunch-project/staunch/internal/connector/registry"
 	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format/generic"
 	formats "github.com/staunch-project/staunch/internal/format/registry"
@@ -226,12 +227,22 @@ func runPolicyTests(p page, tests block) error {
 }
 
 func loadRules(b block) error {
-	rules, refused := sigma.Parse(b.place, []byte(b.body), sigma.Options{Placeholders: map[string][]string{"billing_ranges": {"10.20.*"}}})
+	var correlations correlate.Reader
+	rules, refused := sigma.Parse(b.place, []byte(b.body), sigma.Options{
+		Placeholders: map[string][]string{"billing_ranges": {"10.20.*"}}, Correlation: correlations.Read,
+	})
 	for _, r := range refused {
 		return r
 	}
-	_, err := sigma.Compile(rules)
-	return err
+	set, err := sigma.Compile(rules)
+	if err != nil {
+		return err
+	}
+	_, refused = correlations.Compile(set, correlate.Options{})
+	for _, r := range refused {
+		return r
+	}
+	return nil
 }
 
 var (

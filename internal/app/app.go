@@ -423,8 +423,14 @@ func (a *App) refresh(ctx context.Context) {
 		if err := a.pipe.RefreshWatch(ctx); err != nil && ctx.Err() == nil {
 			a.opt.Log.Error("reading what is contained", "error", err)
 		}
+		if err := a.pipe.Settle(ctx); err != nil && ctx.Err() == nil {
+			a.opt.Log.Error("judging correlations that have settled", "error", err)
+		}
 		if now := a.opt.Clock.Now(); now.Sub(shredded) >= shredEvery {
 			shredded = now
+			if err := a.pipe.Prune(ctx); err != nil && ctx.Err() == nil {
+				a.opt.Log.Error("pruning correlations", "error", err)
+			}
 			if err := a.shredExpired(ctx); err != nil && ctx.Err() == nil {
 				a.opt.Log.Error("shredding secrets that ran out", "error", err)
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/config"
 	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	formats "github.com/staunch-project/staunch/internal/format/registry"
@@ -84,7 +85,7 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 			Name: c.Name, Realm: c.Realm, Format: f, Ceiling: *c.Ceiling, Skew: c.Skew, Lateness: c.Lateness, Accuses: c.Accuses,
 		}
 	}
-	set, ruleErrs, ruleData, err := loadRules(cfg)
+	set, correlations, ruleErrs, ruleData, err := loadRules(cfg)
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -136,14 +137,24 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 		Limits     decide.Limits      `json:"limits"`
 		Mode       staunch.Mode       `json:"mode"`
 		RuleFiles  map[string][]byte  `json:"rule_files,omitempty"`
-	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules})
+		// Correlations is left out where there are none, so that a bundle without
+		// them has the hash that it had before there were any.
+		Correlations string `json:"correlations,omitempty"`
+	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules, hashOf(correlations)})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the bundle: %w", err)
 	}
 	sum := sha256.Sum256(body)
 	s.Body = body
-	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Policy: policy, Groups: inventory.CountGroups(s.Identities)}
+	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Correlations: correlations, Policy: policy, Groups: inventory.CountGroups(s.Identities)}
 	return s, nil
+}
+
+func hashOf(s *correlate.Set) string {
+	if len(s.Rules()) == 0 {
+		return ""
+	}
+	return s.Hash()
 }
 
 // relative names a file from the configuration's folder on.
@@ -164,18 +175,26 @@ func relative(cfg *config.Config, path string) string {
 
 // loadRules reads the configured rule files and folders, and what of the pack is
 // named.
-func loadRules(cfg *config.Config) (*sigma.Set, []*sigma.RuleError, map[string][]byte, error) {
+func loadRules(cfg *config.Config) (*sigma.Set, *correlate.Set, []*sigma.RuleError, map[string][]byte, error) {
+	fail := func(err error) (*sigma.Set, *correlate.Set, []*sigma.RuleError, map[string][]byte, error) {
+		return nil, nil, nil, nil, err
+	}
 	sources, err := ruleSources(cfg)
 	if err != nil {
-		return nil, nil, nil, err
+		return fail(err)
 	}
 	pipelines, err := sigma.LoadPipelines(cfg.Pipelines...)
 	if err != nil {
-		return nil, nil, nil, err
+		return fail(err)
 	}
-	loaded := sigma.LoadSources(sigma.Options{Placeholders: cfg.Placeholders, Pipelines: pipelines}, sources...)
-	if err := setModes(cfg, loaded); err != nil {
-		return nil, nil, nil, err
+	var docs correlate.Reader
+	var correlating []*sigma.Rule
+	loaded := sigma.LoadSources(sigma.Options{Placeholders: cfg.Placeholders, Pipelines: pipelines, Correlation: func(c *sigma.Correlation) []*sigma.RuleError {
+		correlating = append(correlating, c.Rule)
+		return docs.Read(c)
+	}}, sources...)
+	if err := setModes(cfg, loaded, correlating); err != nil {
+		return fail(err)
 	}
 	data := map[string][]byte{}
 	for _, r := range loaded.Rules {
@@ -186,14 +205,39 @@ func loadRules(cfg *config.Config) (*sigma.Set, []*sigma.RuleError, map[string][
 	}
 	for _, path := range cfg.Pipelines {
 		if data[path], err = os.ReadFile(path); err != nil {
-			return nil, nil, nil, fmt.Errorf("reading a pipeline again: %w", err)
+			return fail(fmt.Errorf("reading a pipeline again: %w", err))
 		}
 	}
 	set, err := sigma.Compile(loaded.Rules)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("compiling the rules: %w", err)
+		return fail(fmt.Errorf("compiling the rules: %w", err))
 	}
-	return set, loaded.Errors, data, nil
+	opt := correlate.Options{Lateness: config.DefaultLateness}
+	for i, s := range cfg.Sources {
+		if i == 0 {
+			opt.Lateness = 0
+		}
+		opt.Lateness = max(opt.Lateness, s.Lateness.Std())
+	}
+	if cfg.MMDB != "" {
+		if opt.Geo, err = OpenGeo(cfg.MMDB); err != nil {
+			return fail(&staunch.Problem{Place: cfg.File() + ": mmdb", Reason: err.Error()})
+		}
+	}
+	correlations, refused := docs.Compile(set, opt)
+	for _, r := range correlations.Rules() {
+		data[r.Path] = loaded.Data[r.Path]
+	}
+	return set, correlations, append(loaded.Errors, refused...), data, nil
+}
+
+// OpenGeo reads a database of places.
+func OpenGeo(path string) (*correlate.Geo, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the database of places: %w", err)
+	}
+	return correlate.OpenGeo(data, path)
 }
 
 // ruleSources says where the entries of rules are read from. The pack comes last,
@@ -227,13 +271,13 @@ func ruleSources(cfg *config.Config) ([]sigma.Source, error) {
 	return own, nil
 }
 
-// setModes gives rules the modes that the configuration has for their ids. An id
-// that no rule has is an error: a rule that was meant to be in shadow would not
-// be.
-func setModes(cfg *config.Config, loaded *sigma.Loaded) error {
+// setModes gives rules and correlations the modes that the configuration has for
+// their ids. An id that none has is an error: a rule that was meant to be in
+// shadow would not be.
+func setModes(cfg *config.Config, loaded *sigma.Loaded, correlating []*sigma.Rule) error {
 	left := maps.Clone(cfg.RuleModes)
-	for _, r := range loaded.Rules {
-		if m, ok := left[r.ID]; ok {
+	for _, r := range slices.Concat(loaded.Rules, correlating) {
+		if m, ok := cfg.RuleModes[r.ID]; ok {
 			r.Mode = m.String()
 			delete(left, r.ID)
 		}

@@ -8,14 +8,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/app/offline"
+	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 )
 
 func newMatchCmd(g *globals) *cobra.Command {
 	var source, mapping, logsource string
 	var rules []string
-	var details bool
+	var details, correlations bool
 	var l ruleFlags
 	cmd := &cobra.Command{
 		Use:   "match --rules PATH --source NAME [FILE|-]",
@@ -32,14 +35,24 @@ evaluates every rule whatever its log source. With --logsource only the rules ar
 evaluated whose log source has all the parts that it names, whatever the format's
 log source; parts that it does not name are free.
 
+With --correlations the records are then taken in the order of their time, and for
+each signal that a correlation would make one more line
+{"correlation":ID,"records":[N...],...} follows. Without it correlations are
+checked and not evaluated. Rules that correlations refer to are printed for the
+records that they match either way.
+
 Rules that are not supported are named on standard error with file and line.`,
 		Example: `  staunch match --rules rules/ --source aws.cloudtrail events.ndjson
+  staunch match --rules rules/ --source aws.cloudtrail --correlations events.ndjson
   staunch match --rules rules/ --rules more/rule.yml --source json --logsource product=github,service=audit -
   staunch match --rules rules/ --source okta.system_log -o table events.ndjson`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := wantJSONLines(cmd, g); err != nil {
 				return err
+			}
+			if correlations && g.output == formTable && cmd.Flags().Changed("output") {
+				return usagef("--correlations writes JSON lines, not a table")
 			}
 			f, err := formatNamed(source, mapping)
 			if err != nil {
@@ -53,27 +66,33 @@ Rules that are not supported are named on standard error with file and line.`,
 			if err != nil {
 				return err
 			}
-			loaded := sigma.LoadPaths(opts, rules...)
+			loaded, err := l.load(opts, rules...)
+			if err != nil {
+				return err
+			}
 			for _, e := range loaded.Errors {
 				g.errf("refused: %s\n", clean(e.Error()))
 			}
 			if len(loaded.Rules) == 0 {
 				return &staunch.Problem{Place: strings.Join(rules, ", "), Reason: "has no rule that can be used"}
 			}
-			use := loaded.Rules
+			set, corrs := loaded.set, loaded.correlations
 			if ls != nil {
-				use = sigma.Within(use, *ls)
+				if set, err = sigma.Compile(sigma.Within(loaded.Rules, *ls)); err != nil {
+					return fmt.Errorf("compiling the rules: %w", err)
+				}
+				// Correlations of rules that are left out have nothing to count.
+				corrs, _ = loaded.docs.Compile(set, loaded.options)
 			}
-			set, err := sigma.Compile(use)
-			if err != nil {
-				return fmt.Errorf("compiling the rules: %w", err)
+			if !correlations {
+				corrs = nil
 			}
 			in, err := openInput(cmd, args)
 			if err != nil {
 				return err
 			}
 			defer func() { _ = in.Close() }() // read only
-			o := offline.MatchOptions{Set: set, Format: f, All: ls != nil, Details: details, In: in, Out: cmd.OutOrStdout()}
+			o := offline.MatchOptions{Set: set, Correlations: corrs, Format: f, All: ls != nil, Details: details, In: in, Out: cmd.OutOrStdout()}
 			if g.output != formTable || !cmd.Flags().Changed("output") {
 				return offline.Match(o)
 			}
@@ -85,6 +104,7 @@ Rules that are not supported are named on standard error with file and line.`,
 	cmd.Flags().StringVar(&mapping, "mapping", "", "the mapping file, for format generic")
 	cmd.Flags().StringVar(&logsource, "logsource", "", "evaluate only rules for this log source: product=P[,service=S][,category=C]")
 	cmd.Flags().BoolVar(&details, "details", false, "tell title, author, licence and references of the rules that match")
+	cmd.Flags().BoolVar(&correlations, "correlations", false, "evaluate correlations over the records, and print their signals after them")
 	l.add(cmd)
 	must(cmd.MarkFlagRequired("rules"))
 	must(cmd.MarkFlagRequired("source"))
@@ -113,11 +133,15 @@ func (g *globals) matchTable(o offline.MatchOptions) error {
 }
 
 // ruleFlags say how rules are read.
-type ruleFlags struct{ placeholders, pipelines []string }
+type ruleFlags struct {
+	placeholders, pipelines []string
+	mmdb                    string
+}
 
 func (f *ruleFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.placeholders, "placeholder", nil, "a value for Sigma's expand modifier: NAME=VALUE (repeatable)")
 	cmd.Flags().StringArrayVar(&f.pipelines, "pipeline", nil, "a file that translates rules' fields and log sources (repeatable)")
+	cmd.Flags().StringVar(&f.mmdb, "mmdb", "", "a database of places in the MaxMind DB format, for impossible_travel")
 }
 
 func (f *ruleFlags) options() (sigma.Options, error) {
@@ -127,6 +151,36 @@ func (f *ruleFlags) options() (sigma.Options, error) {
 	}
 	pipelines, err := sigma.LoadPipelines(f.pipelines...)
 	return sigma.Options{Placeholders: values, Pipelines: pipelines}, err
+}
+
+// loadedRules are rules with the correlations over them.
+type loadedRules struct {
+	*sigma.Loaded
+	set          *sigma.Set
+	docs         correlate.Reader
+	options      correlate.Options
+	correlations *correlate.Set
+}
+
+// load reads rules and correlations. What is refused is in its Errors.
+func (f *ruleFlags) load(opts sigma.Options, paths ...string) (*loadedRules, error) {
+	l := &loadedRules{options: correlate.Options{Lateness: config.DefaultLateness}}
+	var err error
+	if f.mmdb != "" {
+		if l.options.Geo, err = app.OpenGeo(f.mmdb); err != nil {
+			return nil, err
+		}
+	}
+	opts.Correlation = l.docs.Read
+	l.Loaded = sigma.LoadPaths(opts, paths...)
+	if l.set, err = sigma.Compile(l.Rules); err != nil {
+		return nil, fmt.Errorf("compiling the rules: %w", err)
+	}
+	var refused []*sigma.RuleError
+	l.correlations, refused = l.docs.Compile(l.set, l.options)
+	l.Errors = append(l.Errors, refused...)
+	l.Refused += l.docs.Len() - len(l.correlations.Rules())
+	return l, nil
 }
 
 func parsePlaceholders(list []string) (map[string][]string, error) {

@@ -25,13 +25,13 @@ type rulesReport struct {
 	// several; Notes has what was loaded with a reservation.
 	Problems []ruleProblem `json:"problems"`
 	Notes    []ruleProblem `json:"notes"`
-	// Loaded and Refused count rules and filters.
+	// Loaded and Refused count rules, filters and correlations.
 	Loaded  int `json:"loaded"`
 	Refused int `json:"refused"`
 }
 
 type ruleReport struct {
-	// Kind is rule or filter.
+	// Kind is rule, filter or correlation.
 	Kind       string          `json:"kind"`
 	Path       string          `json:"path"`
 	Line       int             `json:"line"`
@@ -54,7 +54,7 @@ type ruleProblem struct {
 	Reason string `json:"reason"`
 }
 
-func newRulesReport(l *sigma.Loaded) rulesReport {
+func newRulesReport(l *loadedRules) rulesReport {
 	r := rulesReport{V: staunch.Version, Rules: []ruleReport{}, Problems: problemsOf(l.Errors), Notes: problemsOf(l.Notes), Refused: l.Refused}
 	for _, x := range l.Rules {
 		r.Rules = append(r.Rules, ruleReport{
@@ -64,6 +64,12 @@ func newRulesReport(l *sigma.Loaded) rulesReport {
 	}
 	for _, x := range l.Filters {
 		r.Rules = append(r.Rules, ruleReport{Kind: "filter", Path: x.Path, Line: x.Line, ID: x.ID, Title: x.Title, Logsource: x.Logsource})
+	}
+	for _, x := range l.correlations.Rules() {
+		r.Rules = append(r.Rules, ruleReport{
+			Kind: "correlation", Path: x.Path, Line: x.Line, ID: x.ID, Title: x.Title, Level: x.Level, Status: x.Status, Mode: x.Mode,
+			Author: x.Author, License: x.License, References: x.References,
+		})
 	}
 	r.Loaded = len(r.Rules)
 	return r
@@ -89,9 +95,9 @@ func newRulesCheckCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check PATH...",
 		Short: "Say of each rule whether it can be used, and why not",
-		Long: `Read the Sigma rules and filters of files and folders. Each is loaded, or refused
-with file, line and reason; nothing in a rule that could change what it matches
-is ignored. The last line is "N loaded, M refused", and the exit code is 3 when a
+		Long: `Read the Sigma rules, filters and correlations of files and folders. Each is
+loaded, or refused with file, line and reason; nothing in a rule that could change
+what it matches is ignored. The last line is "N loaded, M refused", and the exit code is 3 when a
 rule was refused.`,
 		Example: `  staunch rules check rules/
   staunch rules check rules/ --placeholder Administrators=root -o json`,
@@ -101,7 +107,11 @@ rule was refused.`,
 			if err != nil {
 				return err
 			}
-			rep := newRulesReport(sigma.LoadPaths(opts, args...))
+			loaded, err := l.load(opts, args...)
+			if err != nil {
+				return err
+			}
+			rep := newRulesReport(loaded)
 			if err := g.print(rep, func(w io.Writer) { writeRulesReport(w, rep) }); err != nil {
 				return err
 			}
@@ -125,7 +135,7 @@ func writeRulesReport(w io.Writer, rep rulesReport) {
 	for _, n := range rep.Notes {
 		row(w, "note", n.place(), orElse(n.Rule, "-"), n.Reason)
 	}
-	writeTally(w, "Loaded, by log source", tally(rep.Rules, func(r ruleReport) string { return logsourceText(r.Logsource) }))
+	writeTally(w, "Loaded, by log source", tally(rep.Rules, func(r ruleReport) string { return orElse(logsourceText(r.Logsource), r.Kind) }))
 	writeTally(w, "Refused, by reason", tally(rep.Problems, func(p ruleProblem) string { return p.Reason }))
 	_, _ = fmt.Fprintf(w, "%d loaded, %d refused\n", rep.Loaded, rep.Refused) // print's Flush tells
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 )
 
@@ -102,7 +103,21 @@ file with a refused rule in it is left out as a whole.`,
 // the files that can be copied.
 func planImport(opts sigma.Options, path, into string, replace bool) (importReport, []copied, error) {
 	rep := importReport{V: staunch.Version, Into: into, Files: []string{}}
+	// Correlations are read here, and bound to rules where they are used: the rules
+	// may be in the folder already.
+	reader := func(list *[]*sigma.Rule) func(*sigma.Correlation) []*sigma.RuleError {
+		return func(c *sigma.Correlation) []*sigma.RuleError {
+			errs := new(correlate.Reader).Read(c)
+			if len(errs) == 0 {
+				*list = append(*list, c.Rule)
+			}
+			return errs
+		}
+	}
+	var correlations, there []*sigma.Rule
+	opts.Correlation = reader(&correlations)
 	loaded := sigma.LoadPaths(opts, path)
+	rules := slices.Concat(loaded.Rules, correlations)
 	rep.Problems, rep.Refused = problemsOf(loaded.Errors), loaded.Refused
 	out := map[string]bool{} // files that are left out
 	for _, e := range loaded.Errors {
@@ -126,13 +141,14 @@ func planImport(opts sigma.Options, path, into string, replace bool) (importRepo
 	}
 	taken := map[string]*sigma.Rule{}
 	if _, err := os.Stat(into); err == nil {
-		for _, r := range sigma.LoadPaths(opts, into).Rules {
+		opts.Correlation = reader(&there)
+		for _, r := range append(sigma.LoadPaths(opts, into).Rules, there...) {
 			taken[r.ID] = r
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return rep, nil, fmt.Errorf("looking at %s: %w", into, err)
 	}
-	for _, r := range loaded.Rules {
+	for _, r := range rules {
 		name, err := target(r.Path)
 		if err != nil {
 			return rep, nil, err
@@ -170,7 +186,7 @@ func planImport(opts sigma.Options, path, into string, replace bool) (importRepo
 		todo = append(todo, copied{file, name, data})
 	}
 	var kept []*sigma.Rule
-	for _, r := range loaded.Rules {
+	for _, r := range rules {
 		if !out[r.Path] {
 			kept = append(kept, r)
 		}

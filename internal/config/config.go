@@ -66,6 +66,9 @@ type Config struct {
 	Pipelines []string `yaml:"pipelines" json:"pipelines,omitempty"`
 	// RuleModes gives rules another mode than their own, by id.
 	RuleModes map[string]staunch.Mode `yaml:"rule_modes" json:"rule_modes,omitempty"`
+	// MMDB is a file in the MaxMind DB format with the places of addresses, for
+	// impossible_travel.
+	MMDB string `yaml:"mmdb" json:"mmdb,omitempty"`
 	// Protected lists refs, with * for any run of characters, that no mutating
 	// call may ever touch.
 	Protected []string `yaml:"protected" json:"protected,omitempty"`
@@ -373,6 +376,9 @@ func (c *Config) defaults() {
 	}
 	if c.Identities != "" {
 		c.Identities = c.Path(c.Identities)
+	}
+	if c.MMDB != "" {
+		c.MMDB = c.Path(c.MMDB)
 	}
 	if c.TLS != nil {
 		c.TLS.Cert, c.TLS.Key = c.Path(c.TLS.Cert), c.Path(c.TLS.Key)

@@ -12,14 +12,19 @@
 // and its record. Then, for each stage of the playbook: Expand asks the
 // platforms what exists now, Read takes the pre-images, and one transaction
 // (T2) commits the plan, every intent with its sealed pre-image, and the
-// pending platform holds. Only then is anything called. Each step is called,
-// read back, and committed with its receipt and post-image; later it is swept
-// again where the platform has races, and proven by an independent read and
-// probe. A stage that is proven opens its verification window, or the next
+// pending platform holds. Only then is anything called. Each step is called and
+// read back before the next on its realm is; the receipts and post-images of such
+// a run share a commit. Later a step is swept again where the platform has races,
+// and proven by an independent read and probe, which wait while other cases still
+// have access to take away. A stage that is proven opens its verification window, or the next
 // stage, or holds.
 //
 // A realm that is down or refuses us holds up nobody else: its part is a gap
 // and is planned again, and its steps are tried again for a quarter of an hour.
+//
+// What a commit of this process left is known without a read (job.known): it says
+// only what to do next. Each commit reads the case again, a kick has it forgotten,
+// and nothing is waited for by it.
 //
 // # After a crash
 //

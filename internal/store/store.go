@@ -132,6 +132,16 @@ type Reader interface {
 	// Notices returns notices that are still to be delivered and due.
 	Notices(now staunch.Time, limit int) ([]Notice, error)
 	Parked(p Page) ([]Parked, error)
+
+	// Contributions returns those of a series with from <= At <= to, ordered by
+	// (At, Event, Base), at most limit, the newest kept.
+	Contributions(series string, from, to staunch.Time, limit int) ([]Contribution, error)
+	// DueContributions returns those whose Due is set and not after now, ordered
+	// by (Due, Series, At, Event, Base).
+	DueContributions(now staunch.Time, limit int) ([]Contribution, error)
+	// Sightings returns those of a series with from <= Item <= to in the order of
+	// their bytes, at most limit, the last kept.
+	Sightings(series, from, to string, limit int) ([]Sighting, error)
 }
 
 // Tx reads and writes. Methods that put something with an id that is already
@@ -206,11 +216,49 @@ type Tx interface {
 	PutParked(Parked) error
 	DeleteParked(id string) error
 
+	// PutContributions puts many at once; those that are there stay as they are.
+	PutContributions([]Contribution) error
+	// SettleContributions sets Due to 0.
+	SettleContributions([]Contribution) error
+	// AddSighting inserts, or widens what is there: the earliest First, the latest
+	// Last and Until, the sum of Count.
+	AddSighting(Sighting) error
+	// PruneCorrelations deletes at most limit contributions and limit sightings
+	// whose Until is before now, and returns how many it deleted.
+	PruneCorrelations(now staunch.Time, limit int) (int, error)
+
 	// Lease takes or renews the lease for owner until ttl from the database's
 	// now. When another holds it, ok is false. generation rises with each change
 	// of owner.
 	Lease(name, owner string, ttl time.Duration) (generation int64, ok bool, err error)
 	ReleaseLease(name, owner string) error
+}
+
+// Contribution is the part of one event in a correlation's window. The windows
+// are these rows; memory is a cache of them.
+type Contribution struct {
+	// Series names the correlation and the group; Event and Base tell the
+	// contributions of one instant apart.
+	Series string
+	At     staunch.Time
+	Event  string
+	// Base is the number, among the correlation's rules, of the one that matched.
+	Base int
+	// Value is what the correlation counts or compares.
+	Value string
+	// Until is when the row is of no more use. Due, when not 0, is when the window
+	// that ends here is to be judged.
+	Until, Due staunch.Time
+	// Body has what a signal needs beside; package correlate writes and reads it.
+	Body []byte
+}
+
+// Sighting is what is remembered of an item of a series beyond any window.
+type Sighting struct {
+	Series, Item string
+	First, Last  staunch.Time
+	Count        int64
+	Until        staunch.Time
 }
 
 // Timer is a row that makes something be looked at again.

@@ -10,6 +10,7 @@ import (
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
@@ -29,7 +30,9 @@ type Explained struct {
 	Actor     []staunch.Ref    `json:"actor,omitempty"`
 	Logsource *sigma.Logsource `json:"logsource,omitempty"`
 	Rules     []RuleWhy        `json:"rules,omitempty"`
-	Signals   []staunch.Signal `json:"signals,omitempty"`
+	// Correlations has those that the record counts for.
+	Correlations []CorrelationWhy `json:"correlations,omitempty"`
+	Signals      []staunch.Signal `json:"signals,omitempty"`
 	// NoSignal says why a rule matched and nobody is accused.
 	NoSignal string `json:"no_signal,omitempty"`
 	// Subjects has what policy makes of each accused ref and what it belongs to.
@@ -49,6 +52,20 @@ type RuleWhy struct {
 	Why []string `json:"why"`
 	// Explanation is the whole tree.
 	Explanation *sigma.Explanation `json:"explanation,omitempty"`
+}
+
+// CorrelationWhy says how a correlation stands with the record.
+type CorrelationWhy struct {
+	Rule  string         `json:"rule"`
+	Title string         `json:"title"`
+	Type  correlate.Type `json:"type"`
+	Group []string       `json:"group,omitempty"`
+	// Have is how many contributions its window has.
+	Have int `json:"have"`
+	// Holds says that the condition is met; Waits, that it is judged only when no
+	// earlier record can come any more.
+	Holds bool `json:"holds"`
+	Waits bool `json:"waits,omitempty"`
 }
 
 // SubjectWhy says what policy makes of a subject.
@@ -74,7 +91,7 @@ type ExplainOptions struct {
 // signals accuse, and what policy makes of it. Evidence adds up over the input,
 // as it would if the records came one after the other.
 func Explain(ctx context.Context, s *app.Setup, o ExplainOptions, emit func(Explained) error) (err error) {
-	b, err := newBench(ctx, s, o.Mode)
+	b, err := newBench(ctx, s, o.Mode, true)
 	if err != nil {
 		return err
 	}
@@ -122,8 +139,16 @@ func Explain(ctx context.Context, s *app.Setup, o ExplainOptions, emit func(Expl
 			x.Error = r.Error
 		}
 		x.Signals = append(x.Signals, b.signals...)
+		for _, j := range b.windows {
+			x.Correlations = append(x.Correlations, CorrelationWhy{
+				Rule: j.Rule.ID, Title: j.Rule.Title, Type: j.Rule.Type, Group: j.Group, Have: j.Have, Holds: j.Fired, Waits: j.Waits,
+			})
+		}
 		if len(x.Signals) == 0 && matchedAny(x.Rules) {
 			x.NoSignal = whyNobody(o.Source, keys, rep)
+			if len(x.Correlations) > 0 && rep.Duplicates == 0 {
+				x.NoSignal = "the rules that matched count for correlations; they make no signals of their own without generate: true"
+			}
 		}
 		if err := b.subjects(ctx, &x); err != nil {
 			return err
@@ -274,6 +299,16 @@ func (x Explained) Text(w *strings.Builder) {
 		for _, line := range r.Why {
 			p("    %s", line)
 		}
+	}
+	for _, c := range x.Correlations {
+		state := "does not hold yet"
+		switch {
+		case c.Waits:
+			state = "is judged when it has settled"
+		case c.Holds:
+			state = "HOLDS"
+		}
+		p("  correlation %s (%s) %s: %d in the window of %s", c.Rule, c.Title, state, c.Have, strings.Join(c.Group, ", "))
 	}
 	if x.NoSignal != "" {
 		p("  no signal: %s", x.NoSignal)

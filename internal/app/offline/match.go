@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
@@ -45,10 +46,11 @@ type cut struct {
 	err error
 }
 
-// told is what MatchOptions.Table is told of a record.
+// told is what Table and correlations are told of a record; raw is for those.
 type told struct {
 	err   error
 	rules []int
+	raw   []byte
 }
 
 func (b *batch) full() bool { return len(b.raw) >= batchBytes || len(b.cuts) >= batchRecords }
@@ -65,8 +67,11 @@ func (b *batch) reset() {
 
 // MatchOptions say what is matched and how it is told.
 type MatchOptions struct {
-	Set    *sigma.Set
-	Format format.Format
+	Set *sigma.Set
+	// Correlations, when given, are evaluated over all records, and a line follows
+	// them for each signal that they would make.
+	Correlations *correlate.Set
+	Format       format.Format
 	// All evaluates every rule, whatever the record's log source.
 	All bool
 	// Details adds "matches" to a line, which tell of each rule.
@@ -105,7 +110,7 @@ func Match(o MatchOptions) error {
 	if err != nil {
 		return err
 	}
-	m := &matching{MatchOptions: o}
+	m := &matching{MatchOptions: o, windows: newMatchWindows(o.Correlations, o.Format)}
 	for _, r := range o.Set.Rules() {
 		id, err := json.Marshal(r.ID)
 		if err != nil {
@@ -148,8 +153,8 @@ func Match(o MatchOptions) error {
 			b.reset()
 			free <- b
 		}
-		if writeErr == nil {
-			writeErr = w.Flush()
+		if err := w.Flush(); err != nil && writeErr == nil {
+			writeErr = fmt.Errorf("writing: %w", err)
 		}
 	})
 	var readErr error
@@ -172,7 +177,16 @@ func Match(o MatchOptions) error {
 		return errors.Join(readErr, writeErr)
 	}
 	if writeErr != nil {
-		return fmt.Errorf("writing: %w", writeErr)
+		return writeErr
+	}
+	if m.windows != nil {
+		w := bufio.NewWriter(o.Out)
+		if err := m.windows.write(w); err != nil {
+			return errors.Join(err, w.Flush())
+		}
+		if err := w.Flush(); err != nil {
+			return fmt.Errorf("writing: %w", err)
+		}
 	}
 	if m.bad.Load() {
 		return ErrBadRecords
@@ -184,6 +198,7 @@ func Match(o MatchOptions) error {
 type matching struct {
 	MatchOptions
 	ids, infos [][]byte // of rules, as JSON
+	windows    *matchWindows
 	bad        atomic.Bool
 }
 
@@ -232,12 +247,17 @@ func (w *worker) match(b *batch) {
 		if err != nil {
 			w.bad.Store(true)
 		}
-		if w.Table != nil {
+		if w.Table != nil || w.windows != nil {
 			t := told{err: err}
-			if err == nil {
+			if err == nil && len(w.matched) > 0 {
 				t.rules = slices.Clone(w.matched)
+				if w.windows != nil {
+					t.raw = slices.Clone(rec.Doc.Raw())
+				}
 			}
 			b.told = append(b.told, t)
+		}
+		if w.Table != nil {
 			continue
 		}
 		b.rest = append(w.line(b.rest, err), "}\n"...)
@@ -319,14 +339,24 @@ func appendJSON(dst []byte, s string) []byte {
 // write writes the batch's lines, or tells of its records; number is that of the
 // record before it, and is returned for the next one.
 func (m *matching) write(w *bufio.Writer, b *batch, number int) (int, error) {
-	for _, t := range b.told {
-		number++
+	for i, t := range b.told {
+		if m.windows != nil {
+			if err := m.windows.take(number+i+1, t.raw, t.rules); err != nil {
+				return number, err
+			}
+		}
+		if m.Table == nil {
+			continue
+		}
 		if t.err != nil {
-			m.Table(number, nil, t.err)
+			m.Table(number+i+1, nil, t.err)
 		}
 		for _, n := range t.rules {
-			m.Table(number, m.Set.Rules()[n], nil)
+			m.Table(number+i+1, m.Set.Rules()[n], nil)
 		}
+	}
+	if m.Table != nil {
+		return number + len(b.told), nil
 	}
 	from := 0
 	for _, end := range b.ends {
@@ -336,7 +366,7 @@ func (m *matching) write(w *bufio.Writer, b *batch, number int) (int, error) {
 		line = append(line, ',')
 		line = append(line, b.rest[from:end]...)
 		if _, err := w.Write(line); err != nil {
-			return number, err
+			return number, fmt.Errorf("writing: %w", err)
 		}
 		from = end
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/contain"
 	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
 	"github.com/staunch-project/staunch/internal/inventory"
@@ -58,10 +59,16 @@ type bench struct {
 	// signals and decisions are of the record in hand.
 	signals   []staunch.Signal
 	decisions []staunch.Decision
+	// windows say how correlations stand; only for explanations.
+	windows []correlate.Judged
 }
 
-func newBench(ctx context.Context, s *app.Setup, mode staunch.Mode) (_ *bench, err error) {
+func newBench(ctx context.Context, s *app.Setup, mode staunch.Mode, explain bool) (_ *bench, err error) {
 	b := &bench{clock: &clock{}}
+	var windows func(correlate.Judged)
+	if explain {
+		windows = func(j correlate.Judged) { b.windows = append(b.windows, j) }
+	}
 	if b.dir, err = os.MkdirTemp("", "staunch-replay-"); err != nil {
 		return nil, fmt.Errorf("making a folder for the replay: %w", err)
 	}
@@ -96,6 +103,7 @@ func newBench(ctx context.Context, s *app.Setup, mode staunch.Mode) (_ *bench, e
 		EveryDecision:  true,
 		Observe:        func(d staunch.Decision) { b.decisions = append(b.decisions, d) },
 		ObserveSignals: func(ss []staunch.Signal) { b.signals = append(b.signals, ss...) },
+		ObserveWindows: windows,
 	}, s.Bundle); err != nil {
 		return nil, err
 	}
@@ -116,7 +124,11 @@ func (b *bench) close() error {
 // feed takes one record at its own time.
 func (b *bench) feed(ctx context.Context, src *pipeline.Source, at staunch.Time, raw []byte) (pipeline.Report, error) {
 	b.clock.set(at)
-	b.signals, b.decisions = b.signals[:0], b.decisions[:0]
+	b.signals, b.decisions, b.windows = b.signals[:0], b.decisions[:0], b.windows[:0]
+	// Windows that have settled by now come before what the record causes.
+	if err := b.pipe.Settle(ctx); err != nil {
+		return pipeline.Report{}, err
+	}
 	return b.pipe.Ingest(ctx, src, bytes.NewReader(raw), "")
 }
 
@@ -205,7 +217,7 @@ func Replay(ctx context.Context, s *app.Setup, o ReplayOptions, emit func(Line) 
 	if i := slices.IndexFunc(entries, func(e entry) bool { return e.at != 0 }); i >= 0 {
 		sum.From, sum.To = entries[i].at, entries[len(entries)-1].at
 	}
-	b, err := newBench(ctx, s, o.Mode)
+	b, err := newBench(ctx, s, o.Mode, false)
 	if err != nil {
 		return err
 	}
@@ -232,6 +244,17 @@ func Replay(ctx context.Context, s *app.Setup, o ReplayOptions, emit func(Line) 
 		if time.Since(said) > 2*time.Second {
 			said = time.Now()
 			o.Progress("replayed %d of %d records", i+1, len(entries))
+		}
+	}
+	if len(entries) > 0 && s.Bundle.Correlations.Settles() {
+		// No more records come, so what still waits for them settles.
+		b.signals, b.decisions = b.signals[:0], b.decisions[:0]
+		b.clock.set(sum.To.Add(s.Bundle.Correlations.Wait()))
+		if err := b.pipe.Settle(ctx); err != nil {
+			return err
+		}
+		if err := b.tell(ctx, &sum, emit); err != nil {
+			return err
 		}
 	}
 	if err := emit(Line{V: staunch.Version, Type: "summary", Summary: &sum}); err != nil {

@@ -19,14 +19,14 @@ type Record struct {
 	Secrets []format.SecretValue
 }
 
-// Refs returns what the rule accuses: of each kind that it lists the first ref
+// Refs returns what a rule accuses: of each kind that it lists the first ref
 // among the record's actor, or the values of the fields that it names. A rule
-// that does not say accuses the first kind of the format's that the record has.
-func Refs(r *sigma.Rule, rec Record) []staunch.Ref {
+// that lists nothing accuses the first kind of the format's that the record has.
+func Refs(list []sigma.Accusation, rec Record) []staunch.Ref {
 	var refs []staunch.Ref
-	for _, a := range r.Accuse {
+	for _, a := range list {
 		if a.Field == "" {
-			refs = append(refs, ofKind(rec.Keys.Actor, staunch.Kind(a.Kind))...)
+			refs = append(refs, OfKind(rec.Keys.Actor, staunch.Kind(a.Kind))...)
 			continue
 		}
 		v := rec.Doc.Root().At(jsondoc.ParsePath(a.Field)).String()
@@ -42,9 +42,9 @@ func Refs(r *sigma.Rule, rec Record) []staunch.Ref {
 		}
 		refs = append(refs, ref)
 	}
-	if len(r.Accuse) == 0 {
+	if len(list) == 0 {
 		for _, k := range rec.Format.Accused() {
-			if refs = ofKind(rec.Keys.Actor, k); len(refs) > 0 {
+			if refs = OfKind(rec.Keys.Actor, k); len(refs) > 0 {
 				break
 			}
 		}
@@ -52,9 +52,9 @@ func Refs(r *sigma.Rule, rec Record) []staunch.Ref {
 	return refs
 }
 
-// ofKind returns the refs of the kind. Several schemes may name one thing, so
+// OfKind returns the refs of the kind. Several schemes may name one thing, so
 // the first is accused; the inventory knows the others.
-func ofKind(actor []staunch.Ref, k staunch.Kind) []staunch.Ref {
+func OfKind(actor []staunch.Ref, k staunch.Kind) []staunch.Ref {
 	for _, a := range actor {
 		if a.Kind == k {
 			return []staunch.Ref{a}

@@ -29,6 +29,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/detect/accuse"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
@@ -114,6 +115,9 @@ func (r Report) String() string {
 // tested; whatever is wrong with rules and tests is in the report.
 func Run(fsys fs.FS, o Options) (Report, error) {
 	t := &tester{fsys: fsys, o: o, rep: Report{V: staunch.Version}}
+	if o.Rules.Correlation == nil {
+		o.Rules.Correlation = new(correlate.Reader).Read // only checked; tests are of single events
+	}
 	rules, refused := sigma.Load(fsys, o.Rules, o.Roots...)
 	for _, e := range refused {
 		t.fail(Failure{Place: t.place(e.Path, e.Line), Rule: e.Rule, Got: "refused: " + e.Reason})
@@ -420,7 +424,7 @@ func (t *tester) accuse(r *sigma.Rule, doc *jsondoc.Doc) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("format %s cannot read it: %w", f.Name(), err)
 		}
-		refs := accuse.Refs(r, accuse.Record{Format: f, Realm: Realm, Doc: doc, Keys: keys, Secrets: f.Secrets(doc, format.Env{Source: Realm, Realm: Realm})})
+		refs := accuse.Refs(r.Accuse, accuse.Record{Format: f, Realm: Realm, Doc: doc, Keys: keys, Secrets: f.Secrets(doc, format.Env{Source: Realm, Realm: Realm})})
 		if len(refs) == 0 {
 			return []string{nobody}, nil
 		}

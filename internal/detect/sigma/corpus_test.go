@@ -144,7 +144,7 @@ func TestCorpusSamples(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, l.Filters, l.Errors)
 		}
 	}
-	for kind, want := range map[string]string{"correlation": "correlation rules are not supported yet"} {
+	for kind, want := range map[string]string{"correlation": "correlation rules are not supported here"} {
 		rules, errs := LoadPath(filepath.Join(dir, kind), Options{})
 		if len(rules) > 0 || len(errs) == 0 {
 			t.Errorf("%s: %d rules, %d errors", kind, len(rules), len(errs))

@@ -6,9 +6,9 @@
 // interned across all rules of a [Set] and evaluated at most once a record, and
 // an index from literal values to the rules that need one of them. Whatever is
 // not supported is refused with its place and reason; nothing in a rule that
-// could change what it matches is ignored. Refused here: correlation documents,
-// the old aggregation syntax (| count(), near, timeframe) and rules whose status is
-// unsupported.
+// could change what it matches is ignored. Refused here: the old aggregation
+// syntax (| count(), near, timeframe) and rules whose status is unsupported.
+// Correlation documents go to [Options.Correlation], and are refused without one.
 //
 // Filters are put into the rules that they are for when the files have been read
 // ([Filter]); a [Pipeline] translates fields, log sources and placeholders while

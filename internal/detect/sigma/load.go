@@ -280,6 +280,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 		case len(p.errs) > 0:
 			l.refuse(p.errs...)
 			continue
+		case p.correlation:
 		case p.filter != nil:
 			l.Filters = append(l.Filters, p.filter)
 		default:
@@ -336,6 +337,8 @@ type ruleParser struct {
 	notes  []*RuleError
 	maps   []*fieldMap // that its fields go through
 	values int         // values that modifiers made of the document's
+	// correlation says that the document went to Options.Correlation.
+	correlation bool
 }
 
 const maxErrorsPerRule = 20
@@ -407,7 +410,7 @@ func editDistance(a, b string) int {
 }
 
 var ruleKeys = []string{"title", "id", "name", "related", "taxonomy", "status", "description", "license", "author", "references", "date", "modified",
-	"logsource", "detection", "fields", "falsepositives", "level", "tags", "scope", "accuse", "confidence", "mode", "correlation", "filter"}
+	"logsource", "detection", "fields", "falsepositives", "level", "tags", "scope", "accuse", "confidence", "mode", "correlation", "generate", "filter"}
 
 var logsourceKeys = []string{"product", "category", "service", "definition"}
 
@@ -572,8 +575,11 @@ func (p *ruleParser) document(doc *yaml.Node) {
 	for _, m := range all {
 		switch m.key {
 		case "correlation":
-			p.errorf(m.line, "correlation rules are not supported yet")
-			return
+			if p.opts.Correlation == nil {
+				p.errorf(m.line, "correlation rules are not supported here")
+				return
+			}
+			p.correlation = true
 		case "filter":
 			p.filterDocument(all, root.Line)
 			return
@@ -583,6 +589,7 @@ func (p *ruleParser) document(doc *yaml.Node) {
 		}
 	}
 	var detection, logsource, accuse *member
+	var correlation Correlation
 	explicit := false
 	for i, m := range all {
 		switch m.key {
@@ -614,6 +621,14 @@ func (p *ruleParser) document(doc *yaml.Node) {
 			logsource = &all[i]
 		case "detection":
 			detection = &all[i]
+		case "correlation":
+			correlation.Line, correlation.Body = m.line, m.value
+		case "generate":
+			if !p.correlation {
+				p.errorf(m.line, "generate is for correlation rules")
+				continue
+			}
+			correlation.Generate = p.oneOf(m, "true", "false") == "true"
 		case "fields":
 			r.Fields = p.texts(m)
 		case "falsepositives":
@@ -647,6 +662,13 @@ func (p *ruleParser) document(doc *yaml.Node) {
 	if !explicit {
 		r.Confidence, _ = levelConfidence(r.Level)
 	}
+	if p.correlation {
+		if accuse != nil {
+			p.accuse(*accuse)
+		}
+		p.handOver(&correlation, logsource, detection)
+		return
+	}
 	if logsource == nil {
 		p.errorf(root.Line, "the rule has no logsource")
 	} else {
@@ -661,6 +683,20 @@ func (p *ruleParser) document(doc *yaml.Node) {
 	} else {
 		p.detection(*detection)
 	}
+}
+
+// handOver gives a correlation document to whoever compiles them.
+func (p *ruleParser) handOver(c *Correlation, logsource, detection *member) {
+	for _, m := range []*member{logsource, detection} {
+		if m != nil {
+			p.errorf(m.line, "a correlation has no %s; its rules do", m.key)
+		}
+	}
+	if len(p.errs) > 0 {
+		return
+	}
+	c.Rule = p.rule
+	p.errs = append(p.errs, p.opts.Correlation(c)...)
 }
 
 func techniques(tags []string) []string {

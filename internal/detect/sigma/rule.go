@@ -3,6 +3,8 @@ package sigma
 import (
 	"fmt"
 	"strings"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // Default bounds on rules, used where [Limits] leaves a field zero.
@@ -53,6 +55,10 @@ type Options struct {
 	// Pipelines translate rules as they are read, each what the one before left.
 	Pipelines []*Pipeline
 	Limits    Limits
+	// Correlation is given each correlation document, whose keys beside
+	// correlation and generate were read as a rule's are. What it finds wrong is
+	// an error of the load. Where it is nil, correlation documents are refused.
+	Correlation func(*Correlation) []*RuleError
 }
 
 // placeholder returns the values of a name; the options' own come before those
@@ -67,6 +73,15 @@ func (o Options) placeholder(name string) []string {
 		}
 	}
 	return nil
+}
+
+// Correlation is a correlation document. Its Rule has no log source and no
+// condition.
+type Correlation struct {
+	Rule     *Rule
+	Generate bool
+	Line     int        // of the key
+	Body     *yaml.Node // what stands under correlation
 }
 
 // Logsource names where records come from, in Sigma's terms. Case does not

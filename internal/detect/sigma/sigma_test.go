@@ -340,7 +340,7 @@ func TestRefusals(t *testing.T) {
 		{item("a: 1") + "accuse:\n  account: {scheme: a}\n", "must name a field", 8},
 		{item("a: 1") + "related: [{id: x, type: friend}]\n", "must be one of", 7},
 		{item("a: 1") + "related: x\n", "related must be a list", 7},
-		{"title: T\ncorrelation: {type: event_count}\n", "correlation rules are not supported yet", 2},
+		{"title: T\ncorrelation: {type: event_count}\n", "correlation rules are not supported here", 2},
 		{"action: global\ntitle: T\n", "rule collections", 1},
 		{det("s: {a: 1}"), "detection has no condition", 3},
 		{"title: T\nlogsource: {product: p}\ndetection: [a]\n", "detection must be a mapping", 3},

@@ -15,6 +15,7 @@ import (
 	"github.com/staunch-project/staunch/internal/contain"
 	"github.com/staunch-project/staunch/internal/crashpoint"
 	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/ingest"
 	"github.com/staunch-project/staunch/internal/inventory"
@@ -24,9 +25,11 @@ import (
 // Bundle is what decides: rules and policies, by one hash. It is never changed
 // once made; a reload puts another in its place.
 type Bundle struct {
-	Hash   string
-	Rules  *sigma.Set
-	Policy *decide.Set
+	Hash  string
+	Rules *sigma.Set
+	// Correlations are over matches of Rules; nil for none.
+	Correlations *correlate.Set
+	Policy       *decide.Set
 	// Groups counts declared identities by environment and purpose.
 	Groups inventory.Groups
 }
@@ -81,6 +84,9 @@ type Options struct {
 	// after their commit.
 	Observe        func(staunch.Decision)
 	ObserveSignals func([]staunch.Signal)
+	// ObserveWindows, when given, is told how each correlation stands that an
+	// event contributes to, in the transaction: explanations give it.
+	ObserveWindows func(correlate.Judged)
 }
 
 // Pipeline is safe for concurrent use.
@@ -93,6 +99,8 @@ type Pipeline struct {
 	scratch sync.Pool
 	stats   Stats
 	waits   waits
+	// memory counts windows; nil where other nodes write to them too.
+	memory *correlate.Memory
 }
 
 // Stats counts what went through since the start.
@@ -119,6 +127,9 @@ func New(opt Options, b *Bundle) (*Pipeline, error) {
 	}
 	opt.Limits = opt.Limits.WithDefaults()
 	p := &Pipeline{opt: opt, watch: newWatch(), places: make(chan struct{}, opt.Concurrent)}
+	if x, ok := opt.Store.(interface{ Exclusive() bool }); ok && x.Exclusive() {
+		p.memory = correlate.NewMemory(0)
+	}
 	p.scratch.New = func() any { return new(Scratch) }
 	p.bundle.Store(b)
 	p.rails.Store(opt.Guardrails)
@@ -228,7 +239,7 @@ func (p *Pipeline) Ingest(ctx context.Context, src *Source, body io.Reader, enco
 		if it == nil {
 			continue
 		}
-		if len(it.signals) > 0 {
+		if len(it.signals)+len(it.contribs) > 0 {
 			rep.Matched++
 		}
 		if items = append(items, it); len(items) >= maxBatch {
@@ -332,8 +343,9 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 			return err
 		}
 		accused, joined := newRefSet(), newRefSet()
+		var counted []*item
 		for _, it := range items {
-			fresh, n, err := p.put(tx, it, accused, joined)
+			fresh, n, err := p.put(tx, it, accused, joined, &counted)
 			if err != nil {
 				return fmt.Errorf("record %d: %w", it.number, err)
 			}
@@ -345,6 +357,11 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 			signals += n
 		}
 		now := staunch.TimeOf(p.opt.Clock.Now())
+		n, err := p.correlate(tx, b, counted, accused, now)
+		if err != nil {
+			return err
+		}
+		signals += n
 		if err := p.rejoin(tx, accused, joined, now); err != nil {
 			return err
 		}
@@ -379,8 +396,9 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 
 // put commits one item's rows and follows open cases. An event that is there
 // already has had all its effects. Whom its signals accuse goes to accused, what
-// its facts put together to joined.
-func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet) (fresh bool, signals int, err error) {
+// its facts put together to joined; the item goes to counted where it counts for
+// correlations.
+func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet, counted *[]*item) (fresh bool, signals int, err error) {
 	if fresh, err = tx.PutEvent(it.event); err != nil || !fresh {
 		return fresh, 0, err
 	}
@@ -412,6 +430,9 @@ func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet) (fresh bo
 	refused, err := p.refused(tx, it)
 	if err != nil || refused {
 		return true, 0, err
+	}
+	if len(it.contribs) > 0 {
+		*counted = append(*counted, it)
 	}
 	var made []staunch.Signal
 	for _, s := range it.signals {
@@ -490,7 +511,7 @@ func (p *Pipeline) mayAccuse(r store.Reader, src *Source, ref staunch.Ref) (bool
 // it did before counts, whenever we learn of it. Of an event whose time is out
 // of bounds nobody knows; it only informs.
 func (p *Pipeline) refused(tx store.Tx, it *item) (bool, error) {
-	if len(it.signals) == 0 || it.event.Outcome != staunch.OutcomeFailure || !it.event.Standing.MayEnforce() {
+	if len(it.signals)+len(it.contribs) == 0 || it.event.Outcome != staunch.OutcomeFailure || !it.event.Standing.MayEnforce() {
 		return false, nil
 	}
 	cases, err := p.containing(tx, it)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/detect/accuse"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
@@ -54,6 +55,8 @@ type item struct {
 	facts   []staunch.Fact
 	signals []staunch.Signal
 	secrets []sealedSecret
+	// contribs are what it adds to the windows of correlations.
+	contribs []correlate.Contribution
 	// concerns says that a contained subject acted.
 	concerns bool
 }
@@ -172,7 +175,11 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 		f.ID = staunch.FactID(f)
 		it.facts = append(it.facts, f)
 	}
+	it.contribs = p.contributions(b, doc, keys, secrets, it, sc.matched)
 	for _, m := range sc.matched {
+		if b.Correlations.Hidden(m) {
+			continue // it speaks through its correlations alone
+		}
 		it.signals = append(it.signals, p.accuse(b, b.Rules.Rules()[m], doc, keys, secrets, it)...)
 	}
 	for _, f := range mapped.Findings {
@@ -234,7 +241,12 @@ func (p *Pipeline) accuse(b *Bundle, r *sigma.Rule, doc *jsondoc.Doc, keys staun
 		Mode: mode, Author: r.Author, License: r.License, References: r.References,
 		Evidence: evidence(r.Title, keys),
 	}
-	return p.signals(base, accuse.Refs(r, accuse.Record{Format: it.src.Format, Realm: it.src.Realm, Doc: doc, Keys: keys, Secrets: secrets}), it)
+	return p.signals(base, accuse.Refs(r.Accuse, it.accusing(doc, keys, secrets)), it)
+}
+
+// accusing is what the item's record gives to accuse by.
+func (it *item) accusing(doc *jsondoc.Doc, keys staunch.Keys, secrets []format.SecretValue) accuse.Record {
+	return accuse.Record{Format: it.src.Format, Realm: it.src.Realm, Doc: doc, Keys: keys, Secrets: secrets}
 }
 
 func evidence(title string, k staunch.Keys) string {

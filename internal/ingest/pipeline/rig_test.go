@@ -29,9 +29,10 @@ import (
 	"github.com/staunch-project/staunch/internal/store"
 	sqlstore "github.com/staunch-project/staunch/internal/store/sql"
 	"github.com/staunch-project/staunch/policies"
+	"github.com/staunch-project/staunch/test/systems/pgtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main(m)) }
 
 const realm = "fake/test"
 

@@ -24,6 +24,10 @@
 // rolled back and the others run again, this time each in a savepoint of its
 // own. Reads use their own read-only connections and see the last commit.
 //
+// Since nobody else writes, hold sequences and the ends of lanes are kept in
+// memory from one commit to the next; whatever is rolled back has them read again.
+// The log is given room in advance (walroom.go).
+//
 // # PostgreSQL
 //
 // Transactions are SERIALIZABLE and run again, with jitter, after a

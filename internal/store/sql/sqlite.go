@@ -172,7 +172,7 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	s.scrub = true
 	s.empty()
 	if !opts.Ephemeral {
-		s.room = &walRoom{path: path + "-wal"}
+		s.room = &walRoom{path: path + "-wal", length: -1}
 		s.makeRoom()
 	}
 	return s, nil

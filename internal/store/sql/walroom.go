@@ -27,8 +27,8 @@ const (
 type walRoom struct {
 	path string
 	f    *os.File
-	// length is how long the file was made last; another length means that
-	// SQLite needed more or has cut it.
+	// length is how long the file was made last, -1 before; another length means
+	// that SQLite needed more or has cut it.
 	length int64
 }
 

@@ -38,6 +38,9 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"SealedValues", testSealedValues},
 		{"CapsNamed", testCapsNamed},
 		{"BadInput", testBadInput},
+		{"Contributions", testContributions},
+		{"Sightings", testSightings},
+		{"PruneCorrelations", testPruneCorrelations},
 		{"Rollback", testRollback},
 		{"OnCommit", testOnCommit},
 		{"Panic", testPanic},
@@ -49,6 +52,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"CapsAtOnce", testCapsAtOnce},
 		{"HoldsAtOnce", testHoldsAtOnce},
 		{"RecordsAtOnce", testRecordsAtOnce},
+		{"ContributionsAtOnce", testContributionsAtOnce},
 		{"OpposedLocks", testOpposedLocks},
 		{"OneActiveHold", testOneActiveHold},
 		{"Reopen", testReopen},
@@ -172,6 +176,9 @@ func testNothing(t *testing.T, h Harness) {
 			"Heads":                func() (any, error) { return r.Heads() },
 			"Notices":              func() (any, error) { return r.Notices(1<<60, 10) },
 			"Parked":               func() (any, error) { return r.Parked(store.Page{}) },
+			"Contributions":        func() (any, error) { return r.Contributions("x", 0, 1<<60, 10) },
+			"DueContributions":     func() (any, error) { return r.DueContributions(1<<60, 10) },
+			"Sightings":            func() (any, error) { return r.Sightings("x", "", "~", 10) },
 			"Parked after nothing": func() (any, error) { return r.Parked(store.Page{After: "x"}) },
 		} {
 			got, err := call()

@@ -1,0 +1,194 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/detect/accuse"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
+	"github.com/staunch-project/staunch/internal/format"
+	"github.com/staunch-project/staunch/internal/format/jsondoc"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// contributions returns what a kept record adds to the windows of correlations.
+// Our own doings add nothing.
+func (p *Pipeline) contributions(b *Bundle, doc *jsondoc.Doc, keys staunch.Keys, secrets []format.SecretValue, it *item, matched []int) []correlate.Contribution {
+	if len(matched) == 0 || len(b.Correlations.Rules()) == 0 || slices.ContainsFunc(it.event.Actor, p.opt.IsOwn) {
+		return nil
+	}
+	ev := &correlate.Event{Event: it.event, Doc: doc, Ceiling: it.src.Ceiling, Facts: it.facts}
+	if len(secrets) > 0 {
+		ev.Hide = func(v string) string {
+			for _, s := range secrets {
+				if s.Value.Reveal() == v {
+					return s.Value.Digest()
+				}
+			}
+			return v
+		}
+	}
+	ev.Accuse = func(r *correlate.Rule, narrowest staunch.Kind) []staunch.Ref {
+		var refs []staunch.Ref
+		if len(r.Accuse) == 0 && narrowest != "" {
+			refs = accuse.OfKind(keys.Actor, narrowest)
+		}
+		if len(refs) == 0 {
+			refs = accuse.Refs(r.Accuse, it.accusing(doc, keys, secrets))
+		}
+		var out []staunch.Ref
+		for _, s := range p.signals(staunch.Signal{Rule: r.ID, Confidence: 1}, refs, it) {
+			out = append(out, s.Accused)
+		}
+		return out
+	}
+	return b.Correlations.Contribute(ev, matched)
+}
+
+func (p *Pipeline) applier(b *Bundle) *correlate.Applier {
+	return &correlate.Applier{Set: b.Correlations, Memory: p.memory, Tell: p.opt.ObserveWindows}
+}
+
+// correlate writes what the items contribute to windows and puts the signals of
+// the correlations that hold with it. It returns how many signals were new.
+func (p *Pipeline) correlate(tx store.Tx, b *Bundle, items []*item, accused *refSet, now staunch.Time) (int, error) {
+	var cs []correlate.Contribution
+	for _, it := range items {
+		cs = append(cs, it.contribs...)
+	}
+	if len(cs) == 0 {
+		return 0, nil
+	}
+	fired, err := p.applier(b).Apply(tx, cs)
+	if err != nil {
+		return 0, fmt.Errorf("correlating: %w", err)
+	}
+	return p.putFired(tx, b, fired, accused, now)
+}
+
+// putFired puts the signals of what fired.
+func (p *Pipeline) putFired(tx store.Tx, b *Bundle, fired []correlate.Firing, accused *refSet, now staunch.Time) (int, error) {
+	var made []staunch.Signal
+	for _, f := range fired {
+		if f.Hidden || f.Rule.Confidence <= 0 {
+			continue
+		}
+		for _, ref := range f.Accused {
+			s := signalOf(b, f, ref, now)
+			in, err := tx.PutSignal(s)
+			if err != nil {
+				return 0, err
+			}
+			if in {
+				made = append(made, s)
+				accused.add(ref)
+			}
+		}
+	}
+	if p.opt.ObserveSignals != nil && len(made) > 0 {
+		tx.OnCommit(func() { p.opt.ObserveSignals(made) })
+	}
+	return len(made), nil
+}
+
+func signalOf(b *Bundle, f correlate.Firing, ref staunch.Ref, now staunch.Time) staunch.Signal {
+	r := f.Rule
+	mode := staunch.ModeEnforce
+	if r.Mode != "" {
+		if m, err := staunch.ParseMode(r.Mode); err == nil {
+			mode = m
+		}
+	}
+	return staunch.Signal{
+		V: staunch.Version, ID: staunch.CorrelationSignalID(r.ID, ref, f.Series, f.Window), Rule: r.ID, Title: r.Title, Bundle: b.Hash,
+		Accused: ref, Refs: f.Refs, Confidence: r.Confidence, Techniques: r.Techniques, Event: f.Event, Events: f.Events,
+		Source: f.Source, Realm: f.Realm, Ceiling: f.Ceiling, Mode: mode, Standing: staunch.StandingCurrent,
+		Time: f.Time, Learned: now, Evidence: firedEvidence(f), Author: r.Author, License: r.License, References: r.References,
+	}
+}
+
+// namedInEvidence is how many events the sentence names; the signal has more.
+const namedInEvidence = 5
+
+func firedEvidence(f correlate.Firing) string {
+	var w strings.Builder
+	fmt.Fprintf(&w, "%s: %s", f.Rule.Title, f.Sentence())
+	events := f.Events
+	if len(events) > namedInEvidence {
+		events = events[len(events)-namedInEvidence:]
+	}
+	fmt.Fprintf(&w, " (%s)", strings.Join(events, ", "))
+	return w.String()
+}
+
+// settleAtOnce bounds the windows that one transaction judges.
+const settleAtOnce = 500
+
+// Settle judges the windows that have waited long enough, and decides on whom
+// they accuse. It is called every few seconds; several nodes may.
+func (p *Pipeline) Settle(ctx context.Context) error {
+	b := p.Bundle()
+	if !b.Correlations.Settles() {
+		return nil
+	}
+	for {
+		judged, signals, decisions := 0, 0, 0
+		err := p.opt.Store.Update(ctx, func(tx store.Tx) error {
+			signals, decisions = 0, 0
+			if err := tx.RequireBundle(b.Hash); err != nil {
+				return err
+			}
+			now := staunch.TimeOf(p.opt.Clock.Now())
+			fired, n, err := p.applier(b).Settle(tx, now, settleAtOnce)
+			if judged = n; err != nil {
+				return err
+			}
+			accused := newRefSet()
+			if signals, err = p.putFired(tx, b, fired, accused, now); err != nil {
+				return err
+			}
+			for _, ref := range accused.list {
+				n, err := p.decide(tx, b, ref, now)
+				if err != nil {
+					return fmt.Errorf("deciding on %s: %w", ref, err)
+				}
+				decisions += n
+			}
+			return nil
+		})
+		if errors.Is(err, store.ErrBundle) {
+			return nil // whoever has the active bundle judges
+		}
+		if err != nil {
+			return fmt.Errorf("judging settled windows: %w", err)
+		}
+		p.stats.Signals.Add(int64(signals))
+		p.stats.Decisions.Add(int64(decisions))
+		if judged < settleAtOnce {
+			return nil
+		}
+	}
+}
+
+// pruneAtOnce bounds the rows that one transaction deletes.
+const pruneAtOnce = 500
+
+// Prune deletes what windows and detectors need no more, in small steps.
+func (p *Pipeline) Prune(ctx context.Context) error {
+	now := staunch.TimeOf(p.opt.Clock.Now())
+	for {
+		n := 0
+		err := p.opt.Store.Update(ctx, func(tx store.Tx) error {
+			var err error
+			n, err = tx.PruneCorrelations(now, pruneAtOnce)
+			return err
+		})
+		if err != nil || n < pruneAtOnce {
+			return err
+		}
+	}
+}
