@@ -70,6 +70,11 @@ func TestConventions(t *testing.T) {
 		if len(r.References) == 0 || len(r.FalsePositives) == 0 {
 			bad("has no references or falsepositives")
 		}
+		// CloudTrail's format accuses the narrowest that a record names: its session,
+		// else its key, else its user.
+		if len(r.Accuse) == 0 && r.Logsource.Product != "aws" {
+			bad("has no accuse")
+		}
 		if len(r.Techniques) == 0 && !slices.ContainsFunc(r.Tags, func(s string) bool { return strings.HasPrefix(s, "atlas.") }) {
 			bad("has no technique among its tags")
 		}

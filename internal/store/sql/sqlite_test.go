@@ -332,7 +332,7 @@ func testListen(t *testing.T, l listener, writer store.Store, greetings int) {
 func checkPlan(t *testing.T, text string, plan []string) {
 	t.Helper()
 	// Tables that stay small, and statements that read all there is.
-	small := regexp.MustCompile(`^SCAN (breakers|tokens|lanes|x|u|l|c|a\d+|\(subquery-\d+\)|CONSTANT ROW|\d+ CONSTANT ROW)\b`)
+	small := regexp.MustCompile(`^SCAN (breakers|guards|tokens|lanes|x|u|l|c|a\d+|\(subquery-\d+\)|CONSTANT ROW|\d+ CONSTANT ROW)\b`)
 	bounded := regexp.MustCompile(`^SCAN \S+ USING (COVERING )?INDEX \S+$`)
 	for _, line := range plan {
 		if strings.HasPrefix(line, "SCAN") && !small.MatchString(line) && (!bounded.MatchString(line) || !strings.Contains(text, "LIMIT")) {
