@@ -82,7 +82,6 @@ type rig struct {
 	app   *correlate.Applier
 	book  correlate.Ledger
 	out   map[string]correlate.Firing // by signal id
-	n     int
 }
 
 func newRig(t testing.TB, rules *sigma.Set, set *correlate.Set) *rig {

@@ -408,7 +408,7 @@ func (s *Set) Contribute(ev *Event, matched []int) []Contribution {
 // that led here.
 func (s *Set) onward(ev *Event, f feed, inner []operand) (onward, bool) {
 	r := f.corr
-	via := append(inner[:len(inner):len(inner)], r.operands[f.base])
+	via := slices.Concat(inner, []operand{r.operands[f.base]})
 	o := onward{Key: r.key, Base: f.base}
 	for _, g := range r.GroupBy {
 		v, ok := ev.field(r.resolve(g, via, f.base))

@@ -2,6 +2,7 @@ package sigma
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -185,12 +186,12 @@ func (f *Filter) apply(r *Rule) (*Rule, string) {
 		return nil, fmt.Sprintf("the filter and the rule %s name fields of different taxonomies", r.ID)
 	}
 	out := *r
-	out.Filters = append(r.Filters[:len(r.Filters):len(r.Filters)], f.ID)
-	out.names = append(r.names[:len(r.names):len(r.names)], f.logic.names...)
+	out.Filters = slices.Concat(r.Filters, []string{f.ID})
+	out.names = slices.Concat(r.names, f.logic.names)
 	for i := len(r.names); i < len(out.names); i++ {
 		out.names[i] = f.Title + ": " + out.names[i]
 	}
-	out.selections = append(r.selections[:len(r.selections):len(r.selections)], f.logic.selections...)
+	out.selections = slices.Concat(r.selections, f.logic.selections)
 	logic := moved(f.logic.cond, len(r.selections))
 	if !f.stays {
 		logic = &expr{op: opNot, kids: []*expr{logic}, line: f.Line}

@@ -251,7 +251,7 @@ func refItemHolds(it refItem, record any, placeholders map[string][]string) bool
 							// Only two numbers are compared by value.
 							_, n1 := v.(json.Number)
 							_, n2 := o.(json.Number)
-							if !(n1 && n2) && (a != refTexts(v)[0] || b != refTexts(o)[0]) {
+							if (!n1 || !n2) && (a != refTexts(v)[0] || b != refTexts(o)[0]) {
 								continue
 							}
 							if strings.EqualFold(a, b) {

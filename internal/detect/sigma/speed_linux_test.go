@@ -163,12 +163,12 @@ func TestSpeed(t *testing.T) {
 	}
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	floor, whole := rows[0].cost(), rows[1].cost()
-	fmt.Fprintf(out, "%s records: %d of %d bytes in the mean; trained on %d others\n", kind, len(measured), size/len(measured), traffic.Len())
-	fmt.Fprintln(out, "\tevents/s/core\tns/event\t× parse\t÷ Unmarshal\tallocs\tmatches\tcompiled\ttrained\theap\t")
+	_, _ = fmt.Fprintf(out, "%s records: %d of %d bytes in the mean; trained on %d others\n", kind, len(measured), size/len(measured), traffic.Len())
+	_, _ = fmt.Fprintln(out, "\tevents/s/core\tns/event\t× parse\t÷ Unmarshal\tallocs\tmatches\tcompiled\ttrained\theap\t")
 	for _, c := range rows {
 		i := 0
 		allocs := testing.AllocsPerRun(len(measured), func() { c.run(measured[i%len(measured)]); i++ })
-		fmt.Fprintf(out, "%s\t%.0f\t%.0f\t%.2f\t%.3f\t%.0f\t%d\t%v\t%v\t%.1f MiB\t\n", c.name, 1e9/c.cost(), c.cost(), c.cost()/floor, c.cost()/whole, allocs, c.hits, c.build.Round(time.Millisecond/10), c.train.Round(time.Millisecond/10), float64(c.heap)/(1<<20))
+		_, _ = fmt.Fprintf(out, "%s\t%.0f\t%.0f\t%.2f\t%.3f\t%.0f\t%d\t%v\t%v\t%.1f MiB\t\n", c.name, 1e9/c.cost(), c.cost(), c.cost()/floor, c.cost()/whole, allocs, c.hits, c.build.Round(time.Millisecond/10), c.train.Round(time.Millisecond/10), float64(c.heap)/(1<<20))
 	}
 	_ = out.Flush()
 }

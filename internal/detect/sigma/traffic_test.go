@@ -51,7 +51,6 @@ func generatedRules(t testing.TB, n int) []*Rule {
 				cond = "s and not f"
 			case 5:
 				fmt.Fprintf(&text, "    f: {userIdentity.type: AWSService}\n    g: {userIdentity.sessionContext.sessionIssuer.userName|startswith: 'AWSReserved%d'}\n", i)
-				cond = "s and not 1 of f*, g"
 				cond = "s and not (f or g)"
 			}
 		} else {

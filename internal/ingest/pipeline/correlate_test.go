@@ -214,7 +214,7 @@ func TestNodesCountOnce(t *testing.T) {
 	dsn := pgtest.NewDatabase(t)
 	node := func(name string) *rig {
 		return newRig(t, func(r *rig, _ *decide.Limits) {
-			if err := r.store.Store.Close(); err != nil {
+			if err := r.store.Close(); err != nil {
 				t.Fatal(err)
 			}
 			st, err := sqlstore.OpenPostgres(context.Background(), staunch.NewSecret(dsn), sqlstore.Options{Chain: storetest.Chain{}, Node: name})
