@@ -375,7 +375,7 @@ func apply(t *testing.T, c *Connector, a connector.Action, key string) staunch.I
 	if err != nil {
 		t.Fatal(err)
 	}
-	in.Key, in.PreImage, in.Deadline = key, st, staunch.TimeOf(time.Now().Add(30*time.Second))
+	in.Key, in.PreImage, in.Probe, in.Deadline = key, st, a.Probe, staunch.TimeOf(time.Now().Add(30*time.Second))
 	if _, err := c.Apply(t.Context(), in); err != nil {
 		t.Fatal(err)
 	}
