@@ -1,12 +1,20 @@
 package rules_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/tools/txtar"
+
+	"github.com/staunch-project/staunch/internal/app/offline"
+	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/ruletest"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
@@ -38,12 +46,17 @@ var (
 
 // TestConventions holds what a reader of any rule can rely on.
 func TestConventions(t *testing.T) {
-	loaded, refused := sigma.Load(rules.FS, sigma.Options{})
+	var correlations []*sigma.Rule
+	loaded, refused := sigma.Load(rules.FS, sigma.Options{Correlation: func(c *sigma.Correlation) []*sigma.RuleError {
+		correlations = append(correlations, c.Rule)
+		return new(correlate.Reader).Read(c)
+	}})
 	for _, e := range refused {
 		t.Error(e)
 	}
+	isCorrelation := func(r *sigma.Rule) bool { return slices.Contains(correlations, r) }
 	titles := map[string]string{}
-	for _, r := range loaded {
+	for _, r := range slices.Concat(loaded, correlations) {
 		bad := func(format string, args ...any) {
 			t.Helper()
 			t.Errorf("%s: "+format, append([]any{r.Path}, args...)...)
@@ -58,7 +71,7 @@ func TestConventions(t *testing.T) {
 		if r.Author != "staunch authors" || r.License != "Apache-2.0" {
 			bad("author %q, license %q", r.Author, r.License)
 		}
-		if r.Status == "" || r.Level == "" || r.Logsource.Product == "" {
+		if r.Status == "" || r.Level == "" || r.Logsource.Product == "" && !isCorrelation(r) {
 			bad("has no status, level or product")
 		}
 		if n := len(r.Description); n < 40 || n > 400 || !strings.HasSuffix(r.Description, ".") {
@@ -90,7 +103,7 @@ func TestConventions(t *testing.T) {
 // --logsource product=NAME, and the log source of the records of a format that has
 // one for all of them.
 func TestProducts(t *testing.T) {
-	loaded, _ := sigma.Load(rules.FS, sigma.Options{}) // what is refused, TestConventions tells
+	loaded, _ := sigma.Load(rules.FS, sigma.Options{Correlation: new(correlate.Reader).Read}) // what is refused, TestConventions tells
 	all, err := formats.Formats()
 	if err != nil {
 		t.Fatal(err)
@@ -122,4 +135,110 @@ func TestProducts(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSequences holds what correlations make of sequences of events. They stand in
+// x.sequences.txtar beside x.yml: a correlation has to make a signal in each
+// hit-NAME.ndjson, none may in a miss-NAME.ndjson, and each of a file has to in
+// one of its hits.
+func TestSequences(t *testing.T) {
+	all, err := formats.Formats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	formatOf := map[string]string{"aws": "aws.cloudtrail", "okta": "okta.system_log", "postgresql": "postgresql", "vault": "hashicorp.vault"}
+	files, err := fs.Glob(rules.FS, "*/*.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, file := range files {
+		var docs correlate.Reader
+		loaded := sigma.LoadSources(sigma.Options{Correlation: docs.Read}, sigma.Source{FS: rules.FS, Roots: []string{file}})
+		if docs.Len() == 0 {
+			continue
+		}
+		t.Run(file, func(t *testing.T) {
+			for _, e := range loaded.Errors {
+				t.Error(e)
+			}
+			set, err := sigma.Compile(loaded.Rules)
+			if err != nil {
+				t.Fatal(err)
+			}
+			correlations, refused := docs.Compile(set, correlate.Options{Lateness: config.DefaultLateness})
+			for _, e := range refused {
+				t.Error(e)
+			}
+			count += len(correlations.Rules())
+			data, err := os.ReadFile(strings.TrimSuffix(file, ".yml") + ".sequences.txtar")
+			if err != nil {
+				t.Fatal(err)
+			}
+			product, _, _ := strings.Cut(file, "/")
+			name, own := formatOf[product]
+			if !own {
+				name = "json"
+			}
+			i := slices.IndexFunc(all, func(f format.Format) bool { return f.Name() == name })
+			if i < 0 {
+				t.Fatalf("there is no format %s", name)
+			}
+			hits, misses, fired := 0, 0, map[string]bool{}
+			for _, f := range txtar.Parse(data).Files {
+				hit, miss := strings.HasPrefix(f.Name, "hit-"), strings.HasPrefix(f.Name, "miss-")
+				if hit == miss || !strings.HasSuffix(f.Name, ".ndjson") {
+					t.Fatalf("%s is not hit-NAME.ndjson or miss-NAME.ndjson", f.Name)
+				}
+				signals := sequence(t, offline.MatchOptions{Set: set, Correlations: correlations, Format: all[i], In: bytes.NewReader(f.Data)})
+				switch {
+				case hit && len(signals) == 0:
+					t.Errorf("%s: no correlation makes a signal", f.Name)
+				case miss && len(signals) > 0:
+					t.Errorf("%s: %v make signals", f.Name, signals)
+				}
+				if hit {
+					hits++
+				} else {
+					misses++
+				}
+				for _, id := range signals {
+					fired[id] = true
+				}
+			}
+			if hits == 0 || misses == 0 {
+				t.Errorf("%d hits, %d misses: want one of each at least", hits, misses)
+			}
+			for _, r := range correlations.Rules() {
+				// A named one is there for others, which make the signals.
+				if r.Name == "" && !fired[r.ID] {
+					t.Errorf("%q makes no signal in any hit", r.Title)
+				}
+			}
+		})
+	}
+	t.Logf("%d correlations", count)
+}
+
+// sequence returns the correlations that make signals of a sequence of records.
+func sequence(t *testing.T, o offline.MatchOptions) []string {
+	t.Helper()
+	var out bytes.Buffer
+	o.Out = &out
+	if err := offline.Match(o); err != nil {
+		t.Fatal(err)
+	}
+	var signals []string
+	for line := range bytes.Lines(out.Bytes()) {
+		var l struct {
+			Correlation string `json:"correlation"`
+		}
+		if err := json.Unmarshal(line, &l); err != nil {
+			t.Fatal(err)
+		}
+		if l.Correlation != "" {
+			signals = append(signals, l.Correlation)
+		}
+	}
+	return signals
 }
