@@ -133,7 +133,7 @@ id: 7d3f0a52-5d0c-4f5e-9a8b-0d7c7f1f9c01
 status: test
 level: high
 confidence: 0.7
-logsource: {product: hashicorp, service: vault}
+logsource: {product: vault, service: audit}
 tags: [attack.t1552]
 detection:
   read:
