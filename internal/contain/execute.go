@@ -104,8 +104,8 @@ func (e *Engine) apply(ctx context.Context, c Case, id string, j *job) error {
 	if err != nil {
 		return err
 	}
-	if len(run) <= 1 {
-		return e.call(ctx, c, first, conn, j)
+	if len(run) == 0 {
+		return e.call(ctx, c, first, conn, j) // it says why
 	}
 	var done []applied
 	var broken func() error // what is left to be said of the step that ended the run

@@ -232,8 +232,12 @@ func (c *Connector) Warm(ctx context.Context) error {
 	}
 	var errs []error
 	hold := func(proof bool, database string, n int) {
+		n = min(n, c.cfg.MaxConns)
+		if c.open(proof, database) >= n {
+			return // ready, and not to be kept from who needs them
+		}
 		var held []*pgxpool.Conn
-		for range min(n, c.cfg.MaxConns) {
+		for range n {
 			conn, err := c.acquire(ctx, proof, database)
 			if err != nil {
 				errs = append(errs, err)
@@ -256,6 +260,16 @@ func (c *Connector) Warm(ctx context.Context) error {
 		hold(true, n, warmEach)
 	}
 	return classify("connecting ahead", errors.Join(errs...), false)
+}
+
+// open returns how many connections there are to a database.
+func (c *Connector) open(proof bool, database string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.pools[poolKey{proof, database}]; p != nil {
+		return int(p.Stat().TotalConns())
+	}
+	return 0
 }
 
 // prime has a connection's statements prepared and the server's process know the
