@@ -103,18 +103,26 @@ func newNode(tb testing.TB, files map[string]string) *node {
 	if n.admin, err = app.Init(tb.Context(), cfg, "admin"); err != nil {
 		tb.Fatal(err)
 	}
+	n.serve("the node", l)
+	return n
+}
+
+// serve has the node answer on l and be spoken to as its administrator until the
+// test is over; name is for its log where the test failed.
+func (n *node) serve(name string, l net.Listener) {
+	n.tb.Helper()
+	var err error
 	if n.api, err = client.New(client.Options{URL: "http://" + n.addr, Token: n.admin}); err != nil {
-		tb.Fatal(err)
+		n.tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
+	n.tb.Cleanup(func() {
 		n.stop()
 		n.api.Close()
-		if tb.Failed() {
-			tb.Logf("the node's log:\n%s", n.log)
+		if n.tb.Failed() {
+			n.tb.Logf("%s's log:\n%s", name, n.log)
 		}
 	})
 	n.listenOn(l)
-	return n
 }
 
 // start starts the node again, as its files are now.

@@ -38,17 +38,7 @@ func join(tb testing.TB, first *node, files map[string]string) *node {
 		tb.Fatal(err)
 	}
 	n.write("data/staunch.key", string(key))
-	if n.api, err = client.New(client.Options{URL: "http://" + n.addr, Token: n.admin}); err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		n.stop()
-		n.api.Close()
-		if tb.Failed() {
-			tb.Logf("the second node's log:\n%s", n.log)
-		}
-	})
-	n.listenOn(l)
+	n.serve("the second node", l)
 	return n
 }
 
