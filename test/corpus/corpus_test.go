@@ -19,6 +19,7 @@ import (
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/app/offline"
 	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
@@ -248,18 +249,27 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-// packRules are the pack's; none where there is no pack.
+// packRules are the pack's rules that tell by themselves. A rule that only feeds
+// a correlation says nothing of one event.
 func packRules(t *testing.T) []*sigma.Rule {
 	t.Helper()
-	if _, err := os.Stat(pack); err != nil {
-		fmt.Println("there is no rule pack in rules/; the numbers below are those of no rule")
-		return nil
+	var docs correlate.Reader
+	l := sigma.LoadPaths(sigma.Options{Correlation: docs.Read}, pack)
+	set, err := sigma.Compile(l.Rules)
+	if err != nil {
+		t.Fatal(err)
 	}
-	l := sigma.LoadPaths(sigma.Options{}, pack)
-	for _, e := range l.Errors {
+	correlations, refused := docs.Compile(set, correlate.Options{Lateness: config.DefaultLateness})
+	for _, e := range slices.Concat(l.Errors, refused) {
 		t.Errorf("the pack: %v", e)
 	}
-	return l.Rules
+	var out []*sigma.Rule
+	for i, r := range set.Rules() {
+		if !correlations.Hidden(i) {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // matcher matches events as a format's, or as plain JSON where there is none.
@@ -324,14 +334,11 @@ func (m *matcher) matches(event []byte) (bool, error) {
 // of the pack accuses somebody, and whether that is who acted.
 func TestDetonations(t *testing.T) {
 	dir := folder(t)
-	yaml := "v: 1\n"
-	if _, err := os.Stat(pack); err == nil {
-		abs, err := filepath.Abs(pack)
-		if err != nil {
-			t.Fatal(err)
-		}
-		yaml += fmt.Sprintf("rules: [%q]\n", abs)
+	abs, err := filepath.Abs(pack)
+	if err != nil {
+		t.Fatal(err)
 	}
+	yaml := fmt.Sprintf("v: 1\nrules: [%q]\n", abs)
 	path := filepath.Join(t.TempDir(), "staunch.yaml")
 	cfg, err := config.Parse([]byte(yaml), path)
 	if err != nil {
