@@ -106,7 +106,7 @@ func (t *tx) RenewGuard(g store.Guard, ttl time.Duration, first bool) (store.Gua
 		g.Since = now
 	}
 	g.Renewed, g.Until = now, now.Add(ttl)
-	body, err := encode(g)
+	body, err := store.Encode(g)
 	if err != nil {
 		return g, err
 	}

@@ -23,7 +23,7 @@ func fanned[T any](r *reader, u *union, keys [][]any, shared []any, limit int, o
 			return err
 		}
 		var v T
-		if err := decode(body, &v); err != nil {
+		if err := store.Decode(body, &v); err != nil {
 			return err
 		}
 		out = append(out, v)
@@ -339,7 +339,7 @@ func (r *reader) tokens(what, rest string, args ...any) ([]store.Token, error) {
 			return err
 		}
 		var t store.Token
-		if err := decode(body, &t); err != nil {
+		if err := store.Decode(body, &t); err != nil {
 			return err
 		}
 		t.Hash = hash
@@ -471,7 +471,7 @@ func (r *reader) Parked(p store.Page) ([]store.Parked, error) {
 				return err
 			}
 			var v store.Parked
-			if err := decode(body, &v); err != nil {
+			if err := store.Decode(body, &v); err != nil {
 				return err
 			}
 			if len(raw) > 0 {

@@ -1,15 +1,12 @@
 package sqlstore
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
-	"unicode/utf8"
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/store"
@@ -37,12 +34,6 @@ type engine interface {
 	// texts keeps the statements that were put together.
 	texts() *texts
 }
-
-// Limits of what goes into key columns and rows.
-const (
-	maxKey  = 2500     // PostgreSQL indexes no more
-	maxBody = 64 << 20 // far above what a bounded input makes
-)
 
 var errOver = errors.New("the transaction is over")
 
@@ -85,16 +76,13 @@ func (r *reader) check(args []any) error {
 	for i, a := range args {
 		switch v := a.(type) {
 		case string:
-			if len(v) > maxKey {
-				return fmt.Errorf("%w: a key of %d bytes, at most %d", staunch.ErrInvalid, len(v), maxKey)
-			}
-			if !utf8.ValidString(v) || strings.IndexByte(v, 0) >= 0 {
-				return fmt.Errorf("%w: a key that is not UTF-8 text without NUL: %q", staunch.ErrInvalid, v)
+			if err := store.CheckKey(v); err != nil {
+				return err
 			}
 			r.size += len(v)
 		case []byte:
-			if len(v) > maxBody {
-				return fmt.Errorf("%w: a value of %d bytes, at most %d", staunch.ErrInvalid, len(v), maxBody)
+			if err := store.CheckBody(v); err != nil {
+				return err
 			}
 			r.size += len(v)
 		case int64:
@@ -196,7 +184,7 @@ func get[T any](r *reader, what, text string, args ...any) (T, error) {
 	if err := r.one(what, text, args, &body); err != nil {
 		return v, err
 	}
-	if err := decode(body, &v); err != nil {
+	if err := store.Decode(body, &v); err != nil {
 		return v, fmt.Errorf("reading %s: %w", what, err)
 	}
 	return v, nil
@@ -211,7 +199,7 @@ func list[T any](r *reader, what, text string, args ...any) ([]T, error) {
 			return err
 		}
 		var v T
-		if err := decode(body, &v); err != nil {
+		if err := store.Decode(body, &v); err != nil {
 			return err
 		}
 		out = append(out, v)
@@ -221,50 +209,6 @@ func list[T any](r *reader, what, text string, args ...any) ([]T, error) {
 		return nil, fmt.Errorf("listing %s: %w", what, err)
 	}
 	return out, nil
-}
-
-// encode makes a body. Unlike json.Marshal it leaves <, > and & alone, so that
-// raw parts come back as they were put.
-func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return nil, fmt.Errorf("%w: encoding a %T: %w", staunch.ErrInvalid, v, err)
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
-}
-
-// decode reads a body and refuses a version that this release does not know.
-func decode(body []byte, v any) error {
-	if err := json.Unmarshal(body, v); err != nil {
-		return fmt.Errorf("decoding a %T: %w", v, err)
-	}
-	version := 0
-	switch x := v.(type) {
-	case *staunch.Event:
-		version = x.V
-	case *staunch.Fact:
-		version = x.V
-	case *staunch.Identity:
-		version = x.V
-	case *staunch.Signal:
-		version = x.V
-	case *staunch.Decision:
-		version = x.V
-	case *staunch.Containment:
-		version = x.V
-	case *staunch.Plan:
-		version = x.V
-	case *staunch.Step:
-		version = x.V
-	case *staunch.Hold:
-		version = x.V
-	}
-	if version > staunch.Version {
-		return fmt.Errorf("%w: a %T of version %d, this release knows %d", staunch.ErrInvalid, v, version, staunch.Version)
-	}
-	return nil
 }
 
 // limitOf reads a listing's limit, 0 or less being the default.

@@ -80,7 +80,7 @@ func (t *tx) PutEvent(e staunch.Event) (bool, error) {
 		return false, err
 	}
 	e.V = version(e.V)
-	body, err := encode(e)
+	body, err := store.Encode(e)
 	if err != nil {
 		return false, err
 	}
@@ -108,7 +108,7 @@ func (t *tx) PutFact(f staunch.Fact) (bool, error) {
 		return false, err
 	}
 	f.V = version(f.V)
-	body, err := encode(f)
+	body, err := store.Encode(f)
 	if err != nil {
 		return false, err
 	}
@@ -118,7 +118,7 @@ func (t *tx) PutFact(f staunch.Fact) (bool, error) {
 		return false, wrap(err, "putting fact %s", f.ID)
 	}
 	for _, l := range f.Links() {
-		if body, err = encode(link(l)); err != nil {
+		if body, err = store.Encode(link(l)); err != nil {
 			return false, err
 		}
 		err := t.later("INSERT INTO links (fact, rel, from_ref, to_ref, since, body) VALUES ($1, $2, $3, $4, $5, $6)",
@@ -147,7 +147,7 @@ func (t *tx) PutIdentity(i staunch.Identity) error {
 		}
 	}
 	i.V = version(i.V)
-	body, err := encode(i)
+	body, err := store.Encode(i)
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 		return false, err
 	}
 	s.V = version(s.V)
-	body, err := encode(s)
+	body, err := store.Encode(s)
 	if err != nil {
 		return false, err
 	}
@@ -190,7 +190,7 @@ func (t *tx) PutDecision(d staunch.Decision) (bool, error) {
 		return false, err
 	}
 	d.V = version(d.V)
-	body, err := encode(d)
+	body, err := store.Encode(d)
 	if err != nil {
 		return false, err
 	}
@@ -203,7 +203,7 @@ func (t *tx) PutContainment(c staunch.Containment) error {
 		return err
 	}
 	c.V = version(c.V)
-	body, err := encode(c)
+	body, err := store.Encode(c)
 	if err != nil {
 		return err
 	}
@@ -311,7 +311,7 @@ func (t *tx) PutPlan(p staunch.Plan) (bool, error) {
 		return false, err
 	}
 	p.V = version(p.V)
-	body, err := encode(p)
+	body, err := store.Encode(p)
 	if err != nil {
 		return false, err
 	}
@@ -325,7 +325,7 @@ func (t *tx) PutStep(s staunch.Step) error {
 		return err
 	}
 	s.V = version(s.V)
-	body, err := encode(s)
+	body, err := store.Encode(s)
 	if err != nil {
 		return err
 	}
@@ -371,7 +371,7 @@ func (t *tx) PutHold(h staunch.Hold) (staunch.Hold, error) {
 		}
 	}
 	h.V, h.Seq = version(h.V), seq
-	body, err := encode(h)
+	body, err := store.Encode(h)
 	if err != nil {
 		return staunch.Hold{}, err
 	}
@@ -445,7 +445,7 @@ func (t *tx) PutBreaker(b store.Breaker) error {
 	if err := need("breaker", b.Scope); err != nil {
 		return err
 	}
-	body, err := encode(b)
+	body, err := store.Encode(b)
 	if err != nil {
 		return err
 	}
@@ -470,7 +470,7 @@ func (t *tx) PutToken(k store.Token) error {
 	if found && other != k.ID {
 		return fmt.Errorf("putting token %s: %w: token %s has its hash", k.ID, staunch.ErrConflict, other)
 	}
-	body, err := encode(k)
+	body, err := store.Encode(k)
 	if err != nil {
 		return err
 	}
@@ -634,7 +634,7 @@ func (t *tx) PutNotice(n store.Notice) error {
 	if err := need("notice", n.ID); err != nil {
 		return err
 	}
-	body, err := encode(n)
+	body, err := store.Encode(n)
 	if err != nil {
 		return err
 	}
@@ -650,7 +650,7 @@ func (t *tx) PutParked(p store.Parked) error {
 	if err := need("parked record", p.ID); err != nil {
 		return err
 	}
-	body, err := encode(p)
+	body, err := store.Encode(p)
 	if err != nil {
 		return err
 	}
