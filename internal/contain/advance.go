@@ -69,6 +69,27 @@ const (
 	provingTime = 30 * time.Second
 )
 
+// mostPause is longer than the pauses that are taken between two tries and for
+// calls without an answer.
+const mostPause = 2 * time.Minute
+
+// pausing reports whether a step has to wait. A time that lies further off than
+// anything that it could be waiting for was set while the clock was wrong, and
+// does not count: the step would be held up until then.
+func pausing(s staunch.Step, longest time.Duration, now staunch.Time) bool {
+	return s.NotBefore > now && s.NotBefore <= now.Add(longest)
+}
+
+// longestPause is how long a step may have to wait: for its effect to spread, for
+// a sweep, or for another try.
+func longestPause(spec connector.VerbSpec) time.Duration {
+	longest := max(mostPause, spec.Propagation)
+	for _, d := range spec.Sweeps {
+		longest = max(longest, d)
+	}
+	return longest
+}
+
 // SpecOf returns the declaration of the verb that a step uses.
 type SpecOf func(staunch.Step) (connector.VerbSpec, bool)
 
@@ -131,7 +152,7 @@ func advanceSteps(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time)
 			continue
 		}
 		switch {
-		case s.NotBefore > now:
+		case pausing(s, mostPause, now):
 			next = earliest(next, s.NotBefore)
 			blocked[s.Target.Ref.Realm] = s.Attempts < MaxAttempts-1
 		case s.State == staunch.StepIntended && fresh[s.ID]:
@@ -145,11 +166,12 @@ func advanceSteps(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time)
 		if s.State != staunch.StepRead {
 			continue
 		}
-		if s.NotBefore > now {
+		spec, ok := specs(s)
+		if pausing(s, longestPause(spec), now) {
 			next = earliest(next, s.NotBefore)
 			continue
 		}
-		if spec, ok := specs(s); ok && s.Sweeps < len(spec.Sweeps) {
+		if ok && s.Sweeps < len(spec.Sweeps) {
 			return Action{Kind: DoSweep, Step: s.ID}, true
 		}
 		return Action{Kind: DoProve, Step: s.ID}, true
@@ -228,7 +250,7 @@ func advanceReleasing(c Case, now staunch.Time) Action {
 		case over(s.State) || blocked[s.Target.Ref.Realm]:
 		case s.State == staunch.StepFailed && !claims(holdOf(c, s), c.Containment.ID):
 			// Nothing of it was ever in force.
-		case s.State == staunch.StepReverting && s.NotBefore > now:
+		case s.State == staunch.StepReverting && pausing(s, mostPause, now):
 			next = earliest(next, s.NotBefore)
 			blocked[s.Target.Ref.Realm] = s.Attempts < MaxAttempts-1
 		default:

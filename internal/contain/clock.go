@@ -36,17 +36,18 @@ func (w *clockWatch) off(wall, steady, database time.Time) time.Duration {
 }
 
 // checkClock suspends expiries when the clock has jumped and tells people; it
-// resumes them when the clock is back, or in the next process.
-func (e *Engine) checkClock(ctx context.Context) {
+// resumes them when the clock is back, or in the next process. It returns the
+// database's clock, 0 where that could not be asked for.
+func (e *Engine) checkClock(ctx context.Context) staunch.Time {
 	database, err := e.opt.Store.Now(ctx)
 	if err != nil {
-		return // whatever needs the store finds that out and says so
+		return 0 // whatever needs the store finds that out and says so
 	}
 	wall := e.opt.Clock.Now()
-	off := e.clock.off(wall, time.Now(), database.Std())
+	off := e.clock.off(wall, e.opt.Steady(), database.Std())
 	jumped := off > mostJump
 	if e.clock.jumped.Swap(jumped) == jumped {
-		return
+		return database
 	}
 	e.opt.Log.Warn("the clock jumped", "off", off, "expiries_suspended", jumped)
 	ids, err := e.openCases(ctx)
@@ -56,11 +57,12 @@ func (e *Engine) checkClock(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		e.opt.Log.Error("telling people that the clock jumped", "error", err)
 		e.clock.jumped.Store(!jumped) // once more at the next look
-		return
+		return database
 	}
 	for _, id := range ids {
 		e.Kick(id)
 	}
+	return database
 }
 
 func (e *Engine) tellClock(ctx context.Context, ids []string, off time.Duration, jumped bool, now staunch.Time) error {

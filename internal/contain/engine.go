@@ -63,11 +63,16 @@ type Options struct {
 	Teller     Teller
 	Observer   Observer
 	Clock      staunch.Clock
-	Log        *slog.Logger
+	// Steady is a clock that nobody sets, for measuring how much time has passed;
+	// nil is the process's own.
+	Steady func() time.Time
+	Log    *slog.Logger
 	// Node names this process in leases.
 	Node string
 	// Workers bounds the cases worked on at once; 0 gives 32.
 	Workers int
+	// Readers bounds the pre-images of one case that are read at once; 0 gives 8.
+	Readers int
 	// CallTimeout bounds one call to a platform; 0 gives 10 s. The lease is
 	// three times that.
 	CallTimeout time.Duration
@@ -102,10 +107,17 @@ type Engine struct {
 	clock clockWatch
 }
 
-// alarm has a case looked at later.
+// alarm has a case looked at later. Whoever Drives the engine keeps its own
+// timers; then there is none.
 type alarm struct {
-	*time.Timer
-	at time.Time
+	timer *time.Timer
+	at    time.Time
+}
+
+func (a alarm) stop() {
+	if a.timer != nil {
+		a.timer.Stop()
+	}
 }
 
 // job is the memory of one case under work. again says that it was kicked
@@ -113,6 +125,8 @@ type alarm struct {
 type job struct {
 	again bool
 	fresh map[string]bool
+	// conflicts counts those in a row.
+	conflicts int
 	// leased is when the commit began that renewed the case's lease last.
 	leased time.Time
 	// known is the case as this process's last commit left it, nil where it has
@@ -136,6 +150,12 @@ func New(opt Options) (*Engine, error) {
 	if opt.CallTimeout <= 0 {
 		opt.CallTimeout = 10 * time.Second
 	}
+	if opt.Steady == nil {
+		opt.Steady = time.Now
+	}
+	if opt.Readers <= 0 {
+		opt.Readers = 8
+	}
 	if opt.DerivedLimit <= 0 {
 		opt.DerivedLimit = 200
 	}
@@ -155,12 +175,7 @@ func New(opt Options) (*Engine, error) {
 // Start asks the connectors for our own accounts, takes up every case that was
 // under way, and works until ctx ends. It returns once the workers run.
 func (e *Engine) Start(ctx context.Context) error {
-	e.clock.begin(e.opt.Clock.Now(), time.Now())
-	realms := make([]string, 0, len(e.opt.Connectors))
-	for realm := range e.opt.Connectors {
-		realms = append(realms, realm)
-	}
-	e.learnOwn(ctx, realms)
+	e.Prepare(ctx)
 	ids, err := e.openCases(ctx)
 	if err != nil {
 		return err
@@ -175,6 +190,50 @@ func (e *Engine) Start(ctx context.Context) error {
 	return nil
 }
 
+// Prepare is what Start does before it works: it begins to watch the clock and
+// asks the connectors for our own accounts.
+func (e *Engine) Prepare(ctx context.Context) {
+	e.clock.begin(e.opt.Clock.Now(), e.opt.Steady())
+	realms := make([]string, 0, len(e.opt.Connectors))
+	for realm := range e.opt.Connectors {
+		realms = append(realms, realm)
+	}
+	e.learnOwn(ctx, realms)
+}
+
+// Drive carries out one action of a case on the caller's goroutine, for whoever
+// does not Start the engine because it has to know what happens when. It returns
+// when to look at the case again: a negative time is at once, 0 is when something
+// has changed it. What Start does beside, Prepare and Poll do.
+func (e *Engine) Drive(ctx context.Context, id string) staunch.Time {
+	j := e.jobOf(id)
+	wait, more := e.attempt(ctx, id, j)
+	if more {
+		return -1
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if j.again {
+		return -1
+	}
+	delete(e.running, id)
+	if wait > 0 {
+		e.timers[id] = alarm{at: e.opt.Steady().Add(wait.Std().Sub(e.opt.Clock.Now()))}
+	}
+	return wait
+}
+
+// Kicked takes the next case from the queue of those to be looked at; it is for
+// whoever Drives.
+func (e *Engine) Kicked() (id string, ok bool) {
+	select {
+	case id = <-e.queue:
+		return id, true
+	default:
+		return "", false
+	}
+}
+
 // Wait returns when every worker has ended after Start's context did.
 func (e *Engine) Wait() {
 	e.wg.Wait()
@@ -182,7 +241,7 @@ func (e *Engine) Wait() {
 	defer e.mu.Unlock()
 	e.closed = true
 	for id, t := range e.timers {
-		t.Stop()
+		t.stop()
 		delete(e.timers, id)
 	}
 }
@@ -285,7 +344,7 @@ func (e *Engine) kickLocked(id string) {
 		return
 	}
 	if t, ok := e.timers[id]; ok {
-		t.Stop()
+		t.stop()
 		delete(e.timers, id)
 	}
 	if j := e.running[id]; j != nil {
@@ -308,9 +367,9 @@ func (e *Engine) later(id string, d time.Duration) {
 		return
 	}
 	if t, ok := e.timers[id]; ok {
-		t.Stop()
+		t.stop()
 	}
-	e.timers[id] = alarm{time.AfterFunc(max(d, 0), func() { e.Kick(id) }), time.Now().Add(d)}
+	e.timers[id] = alarm{time.AfterFunc(max(d, 0), func() { e.Kick(id) }), e.opt.Steady().Add(d)}
 }
 
 // nudge is Kick for a case that this node need not know of; one that is being
@@ -318,7 +377,7 @@ func (e *Engine) later(id string, d time.Duration) {
 func (e *Engine) nudge(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if t, ok := e.timers[id]; ok && time.Until(t.at) <= maxRetry {
+	if t, ok := e.timers[id]; ok && t.at.Sub(e.opt.Steady()) <= maxRetry {
 		return
 	}
 	if e.running[id] == nil {
@@ -348,40 +407,47 @@ func (e *Engine) watchTimers(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		if n%learnEvery == 0 {
-			e.learnMore(ctx)
+		e.Poll(ctx, n)
+	}
+}
+
+// Poll is one look at what no kick tells of: whether the clock jumped, due
+// timers, and now and then, by n, own accounts that are not known yet.
+func (e *Engine) Poll(ctx context.Context, n int) {
+	if n%learnEvery == 0 {
+		e.learnMore(ctx)
+	}
+	database := e.checkClock(ctx)
+	e.mu.Lock()
+	dropped := e.dropped
+	e.dropped = false
+	e.mu.Unlock()
+	if dropped {
+		ids, err := e.openCases(ctx)
+		if err != nil && ctx.Err() == nil {
+			e.opt.Log.Error("looking for cases after the queue was full", "error", err)
 		}
-		e.checkClock(ctx)
-		e.mu.Lock()
-		dropped := e.dropped
-		e.dropped = false
-		e.mu.Unlock()
-		if dropped {
-			ids, err := e.openCases(ctx)
-			if err != nil && ctx.Err() == nil {
-				e.opt.Log.Error("looking for cases after the queue was full", "error", err)
-			}
-			for _, id := range ids {
-				e.Kick(id)
-			}
+		for _, id := range ids {
+			e.Kick(id)
 		}
-		now := staunch.TimeOf(e.opt.Clock.Now())
-		var due []store.Timer
-		err := e.opt.Store.View(ctx, func(r store.Reader) error {
-			var err error
-			due, err = r.DueTimers(now, 1000)
-			return err
-		})
-		if err != nil {
-			if ctx.Err() == nil {
-				e.opt.Log.Error("reading due timers", "error", err)
-			}
-			continue
+	}
+	// A node whose clock is behind takes over from one that died all the same.
+	now := max(staunch.TimeOf(e.opt.Clock.Now()), database)
+	var due []store.Timer
+	err := e.opt.Store.View(ctx, func(r store.Reader) error {
+		var err error
+		due, err = r.DueTimers(now, 1000)
+		return err
+	})
+	if err != nil {
+		if ctx.Err() == nil {
+			e.opt.Log.Error("reading due timers", "error", err)
 		}
-		for _, d := range due {
-			if d.Kind == timerKind {
-				e.nudge(d.About)
-			}
+		return
+	}
+	for _, d := range due {
+		if d.Kind == timerKind {
+			e.nudge(d.About)
 		}
 	}
 }
@@ -409,58 +475,24 @@ type errWait struct {
 
 func (w *errWait) Error() string { return w.reason }
 
-// runCase carries out actions until the case has to wait. Errors are logged and
-// the case is looked at again later, from what is durable.
-func (e *Engine) runCase(ctx context.Context, id string) {
+// jobOf returns the memory of a case, which begins with this where there is none.
+func (e *Engine) jobOf(id string) *job {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	j := e.running[id]
 	if j == nil {
 		j = &job{fresh: map[string]bool{}}
 		e.running[id] = j
 	}
-	e.mu.Unlock()
-	failures := 0
+	return j
+}
+
+// runCase carries out actions until the case has to wait.
+func (e *Engine) runCase(ctx context.Context, id string) {
+	j := e.jobOf(id)
 	for ctx.Err() == nil {
-		e.mu.Lock()
-		if j.again {
-			j.known = nil
-		}
-		j.again = false
-		e.mu.Unlock()
-		wait, err := e.step(ctx, id, j)
-		if err != nil {
-			e.forget(j)
-		}
-		var w *errWait
-		switch {
-		case errors.As(err, &w):
-			wait = staunch.TimeOf(e.opt.Clock.Now()).Add(w.d)
-		case errors.Is(err, staunch.ErrConflict), errors.Is(err, staunch.ErrCommitUnknown):
-			// Somebody changed the course, or the commit's outcome is not known:
-			// nothing in memory counts any more.
-			clear(j.fresh)
-			failures++
-			if failures < 5 {
-				continue
-			}
-			wait = staunch.TimeOf(e.opt.Clock.Now()).Add(time.Second)
-		case errors.Is(err, errGone):
-			e.opt.Log.Error("a case is gone", "containment", id, "error", err)
-			wait = 0
-		case err != nil:
-			if ctx.Err() != nil {
-				break
-			}
-			clear(j.fresh)
-			n := e.failedAgain(id)
-			e.opt.Log.Error("working on a case", "containment", id, "failures", n, "error", err)
-			if n == tellAfter {
-				e.tellStalled(ctx, id, err)
-			}
-			wait = staunch.TimeOf(e.opt.Clock.Now()).Add(min(250*time.Millisecond<<min(n-1, 10), maxRetry))
-		case wait < 0: // go on
-			failures = 0
-			e.wentOn(id)
+		wait, more := e.attempt(ctx, id, j)
+		if more {
 			continue
 		}
 		e.mu.Lock()
@@ -480,6 +512,54 @@ func (e *Engine) runCase(ctx context.Context, id string) {
 	e.mu.Lock()
 	delete(e.running, id)
 	e.mu.Unlock()
+}
+
+// attempt carries out one action. Errors are logged and the case is looked at
+// again later, from what is durable. It returns when that is, 0 when something
+// has to change first, unless there is more to do at once.
+func (e *Engine) attempt(ctx context.Context, id string, j *job) (wait staunch.Time, more bool) {
+	e.mu.Lock()
+	if j.again {
+		j.known = nil
+	}
+	j.again = false
+	e.mu.Unlock()
+	wait, err := e.step(ctx, id, j)
+	if err != nil {
+		e.forget(j)
+	}
+	var w *errWait
+	switch {
+	case errors.As(err, &w):
+		return staunch.TimeOf(e.opt.Clock.Now()).Add(w.d), false
+	case errors.Is(err, staunch.ErrConflict), errors.Is(err, staunch.ErrCommitUnknown):
+		// Somebody changed the course, or the commit's outcome is not known:
+		// nothing in memory counts any more.
+		clear(j.fresh)
+		if j.conflicts++; j.conflicts < 5 {
+			return 0, true
+		}
+		return staunch.TimeOf(e.opt.Clock.Now()).Add(time.Second), false
+	case errors.Is(err, errGone):
+		e.opt.Log.Error("a case is gone", "containment", id, "error", err)
+		return 0, false
+	case err != nil:
+		if ctx.Err() != nil {
+			return 0, false
+		}
+		clear(j.fresh)
+		n := e.failedAgain(id)
+		e.opt.Log.Error("working on a case", "containment", id, "failures", n, "error", err)
+		if n == tellAfter {
+			e.tellStalled(ctx, id, err)
+		}
+		return staunch.TimeOf(e.opt.Clock.Now()).Add(min(250*time.Millisecond<<min(n-1, 10), maxRetry)), false
+	case wait < 0: // go on
+		j.conflicts = 0
+		e.wentOn(id)
+		return 0, true
+	}
+	return wait, false
 }
 
 func (e *Engine) failedAgain(id string) int {
@@ -688,7 +768,7 @@ func specFor(d connector.Description, v staunch.Verb, t staunch.Target) (connect
 // commit runs fn in a transaction after it has read the case again and found
 // the generation that the work was begun under; it renews the lease with it.
 func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *staunch.Containment) error) error {
-	began := time.Now()
+	began := e.opt.Steady()
 	var after *Case
 	err := e.opt.Store.Update(ctx, func(stx store.Tx) error {
 		tx := &noting{Tx: stx, id: c.Containment.ID}
@@ -783,7 +863,7 @@ func (n *noting) over(c Case, con staunch.Containment) *Case {
 func (e *Engine) holdLease(ctx context.Context, c Case) error {
 	e.mu.Lock()
 	j := e.running[c.Containment.ID]
-	ok := j != nil && !j.leased.IsZero() && time.Since(j.leased) < 3*e.opt.CallTimeout/2
+	ok := j != nil && !j.leased.IsZero() && e.opt.Steady().Sub(j.leased) < 3*e.opt.CallTimeout/2
 	e.mu.Unlock()
 	if ok {
 		return nil

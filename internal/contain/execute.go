@@ -180,7 +180,7 @@ func (e *Engine) run(ctx context.Context, c Case, first staunch.Step, fresh map[
 			if s.Target.Ref.Realm != first.Target.Ref.Realm || !calling(s.State) {
 				continue
 			}
-			if s.State != staunch.StepIntended || !fresh[s.ID] || s.NotBefore > now {
+			if s.State != staunch.StepIntended || !fresh[s.ID] || pausing(s, mostPause, now) {
 				return nil
 			}
 			in, why, err := e.readIntent(r, s, known)
@@ -541,7 +541,9 @@ func (e *Engine) join(ctx context.Context, c Case, id string) error {
 		return err
 	}
 	if live { // also where it has just been proven
-		return &errWait{d: max(e.opt.CallTimeout/200, time.Millisecond), reason: "another case's step is not proven yet"}
+		// The longer it has taken, the less often it is asked for.
+		waited := staunch.TimeOf(e.opt.Clock.Now()).Sub(s.Intended) / 8
+		return &errWait{d: min(max(waited, e.opt.CallTimeout/200, time.Millisecond), time.Second), reason: "another case's step is not proven yet"}
 	}
 	return e.commit(ctx, c, func(_ store.Tx, con *staunch.Containment) error {
 		con.Replan = true
@@ -880,7 +882,9 @@ func (e *Engine) undo(ctx context.Context, c Case, s staunch.Step) error {
 		case why != "":
 			return e.diverged(ctx, c, s, why)
 		}
-		if until := max(m.Intent.Deadline, s.Intent.Deadline); until > staunch.TimeOf(e.opt.Clock.Now()) {
+		// A deadline beyond what a call may take was set while the clock was wrong.
+		now := staunch.TimeOf(e.opt.Clock.Now())
+		if until := max(m.Intent.Deadline, s.Intent.Deadline); until > now && until <= now.Add(2*e.opt.CallTimeout) {
 			s.NotBefore, s.Note = until, "a call without an answer may still take effect"
 			return e.putStep(ctx, c, s, nil)
 		}

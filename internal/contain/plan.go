@@ -354,9 +354,6 @@ func (e *Engine) Untouchable(ref staunch.Ref) string {
 	return ""
 }
 
-// readers bounds the reads of pre-images that run at once.
-const readers = 8
-
 // readAll reads the pre-images and prepares the intents; what cannot be read
 // leaves the draft.
 func (e *Engine) readAll(ctx context.Context, d *Draft) {
@@ -382,13 +379,13 @@ func (e *Engine) readAll(ctx context.Context, d *Draft) {
 		in.Target, in.Verb, in.Probe = it.Intent.Target, it.Intent.Verb, it.Intent.Probe
 		it.Intent, it.Before, it.Found = in, st, st.Summary
 	}
-	if len(d.Items) == 1 || !slices.ContainsFunc(d.Items, func(it DraftItem) bool { return !it.Read }) {
+	if len(d.Items) == 1 || e.opt.Readers == 1 || !slices.ContainsFunc(d.Items, func(it DraftItem) bool { return !it.Read }) {
 		for i := range d.Items {
 			read(i)
 		}
 	} else {
 		var wg sync.WaitGroup
-		sem := make(chan struct{}, readers)
+		sem := make(chan struct{}, e.opt.Readers)
 		for i := range d.Items {
 			sem <- struct{}{}
 			wg.Go(func() {
