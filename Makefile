@@ -16,6 +16,13 @@ BENCH         ?= .
 # BENCHARGS are for bench-whole: -subjects 100, -watch 5s, -quiet 2 and others
 # (go test ./test/bench -args -help).
 BENCHARGS     ?=
+# SEEDS stories are played from SEED on; SIMARGS=-tell tells the first.
+SEEDS         ?= 10000
+SEED          ?= 1
+SIMARGS       ?=
+# LOADARGS are for load: -rate 5000, -for 2m and others.
+LOADARGS      ?=
+RESTARTS      ?= 100
 
 .PHONY: help
 help: ## list the targets
@@ -65,6 +72,14 @@ bench-detect: build ## measure decoding and matching against its floors, then ma
 	go test -count=1 -timeout 0 -v -run '^TestSpeed$$' ./internal/detect/sigma -args -speed
 	STAUNCH_BIN=$(CURDIR)/bin/staunch go test -count=1 -timeout 0 -v -run '^TestStream$$' ./internal/app/offline -args -speed
 
+.PHONY: load
+load: ## post 20,000 records a second for ten minutes to the binary with 3,000 rules, kill it in the middle, then overload it
+	go test -count=1 -timeout 0 -v -run '^TestLoad$$' ./test/load -args -load $(LOADARGS)
+
+.PHONY: restarts
+restarts: prerequisites ## kill PostgreSQL RESTARTS times under load
+	STAUNCH_REQUIRE_POSTGRES=1 go test -count=1 -timeout 0 -v -run '^TestPostgresRestarts$$' ./test/load -args -restarts $(RESTARTS)
+
 .PHONY: prerequisites
 prerequisites: ## install what the tests need, as root; else say what is missing
 	scripts/need.sh gcc postgresql pgaudit
@@ -96,6 +111,10 @@ test: ## everything but the heavy real systems: at most ten minutes on two cores
 .PHONY: crash
 crash: prerequisites ## kill -9 the binary at every step boundary, CRASHRUNS times; go-test makes 12 runs
 	STAUNCH_REQUIRE_POSTGRES=1 go test -count=1 -timeout 0 -v ./test/crash -args -runs $(CRASHRUNS) $(CRASHARGS)
+
+.PHONY: sim
+sim: ## play SEEDS stories of nodes that fail in every way, from SEED on, and check every invariant
+	go test -count=1 -timeout 0 -v -run '^TestStories$$' ./internal/sim -args -seeds $(SEEDS) -seed $(SEED) $(SIMARGS)
 
 .PHONY: test-systems
 test-systems: prerequisites ## tests on Vault and an OpenID provider, built and installed on first use

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/auth"
@@ -17,6 +18,19 @@ const pathIngest = "/v1/ingest/{source}"
 func (s *Server) registerIngest() {
 	s.handle(Route{Method: "POST", Path: pathIngest, Verb: auth.Ingest, Limit: bodyTimeout + usualTimeout, unread: true}, s.ingest)
 	s.handle(Route{Method: "GET", Path: pathIngest, Verb: auth.Ingest}, s.challenge)
+}
+
+// Bounds of what is read of a body that is refused.
+const (
+	drainBytes = 1 << 20
+	drainTime  = 2 * time.Second
+)
+
+// drain reads what the sender is still sending, within bounds, so that it gets to
+// read the answer: a connection that is closed under it would reset.
+func drain(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTime))
+	_, _ = io.CopyN(io.Discard, r.Body, drainBytes) // what is not read does no harm
 }
 
 // source returns the request's source, once its principal may post for it.
@@ -49,6 +63,7 @@ func (s *Server) ingest(w http.ResponseWriter, r *http.Request) {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	default:
+		drain(w, r)
 		writeProblem(w, s.fail(r.Context(), fmt.Errorf("%w: too many bodies are being read", staunch.ErrOverloaded)))
 		return
 	}

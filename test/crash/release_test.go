@@ -2,18 +2,15 @@ package crash_test
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/staunch-project/staunch/test/binary"
 	"github.com/staunch-project/staunch/test/systems/pgtest"
 )
 
@@ -50,7 +47,7 @@ func withCrashPoints(tb testing.TB) string {
 	}
 	var err error
 	if made.dir, err = os.MkdirTemp("", "staunch-crash-"); err == nil {
-		made.bin, err = build(made.dir, "-tags", "crashpoints")
+		made.bin, err = binary.Build(made.dir, "-tags", "crashpoints")
 	}
 	if err != nil {
 		tb.Fatal(err)
@@ -58,27 +55,12 @@ func withCrashPoints(tb testing.TB) string {
 	return made.bin
 }
 
-// build makes the binary as `make build` does, so that what is compiled already
-// is used again.
-func build(dir string, flags ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	out := filepath.Join(dir, "staunch")
-	args := append([]string{"build", "-buildvcs=false", "-trimpath", "-o", out}, flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, "github.com/staunch-project/staunch/cmd/staunch")...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		return "", errors.Join(fmt.Errorf("building the binary: %w", err), errors.New(string(b)))
-	}
-	return out, nil
-}
-
 // TestReleaseHasNoCrashPoints proves that what ships cannot be made to crash:
 // neither the functions nor the names of the variables are in it. The build with
 // the tag shows that the test would see them.
 func TestReleaseHasNoCrashPoints(t *testing.T) {
 	t.Parallel()
-	ships, err := build(t.TempDir())
+	ships, err := binary.Build(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

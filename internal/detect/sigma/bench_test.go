@@ -8,18 +8,8 @@ import (
 	"testing"
 
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
+	"github.com/staunch-project/staunch/test/generated"
 )
-
-// cloudTrail makes a record shaped like CloudTrail's, of about 1.3 kB.
-func cloudTrail(i int) []byte {
-	rng := rand.New(rand.NewPCG(uint64(i), 7))
-	calls := [...][2]string{{"sts", "AssumeRole"}, {"s3", "GetObject"}, {"ec2", "DescribeInstances"}, {"iam", "ListUsers"}, {"iam", "GetUser"},
-		{"signin", "ConsoleLogin"}, {"s3", "ListBuckets"}, {"kms", "Decrypt"}, {"logs", "PutLogEvents"}, {"lambda", "GetFunction"}, {"dynamodb", "Query"}, {"ssm", "GetParameter"}}
-	c := calls[rng.IntN(len(calls))]
-	acct := fmt.Sprintf("%012d", rng.Int64N(1e12))
-	return fmt.Appendf(nil, `{"eventVersion":"1.08","userIdentity":{"type":"AssumedRole","principalId":"AROA%012X:session-%d","arn":"arn:aws:sts::%s:assumed-role/Deploy/session-%d","accountId":"%s","accessKeyId":"ASIA%016X","sessionContext":{"sessionIssuer":{"type":"Role","principalId":"AROA%012X","arn":"arn:aws:iam::%s:role/Deploy","accountId":"%s","userName":"Deploy"},"webIdFederationData":{},"attributes":{"creationDate":"2024-01-02T03:04:05Z","mfaAuthenticated":"false"}}},"eventTime":"2024-01-02T03:%02d:%02dZ","eventSource":"%s.amazonaws.com","eventName":"%s","awsRegion":"eu-central-1","sourceIPAddress":"203.0.113.%d","userAgent":"aws-cli/2.15.0 Python/3.11.6 Linux/6.1.0 exe/x86_64.debian.12 prompt/off command/s3.cp","requestParameters":{"bucketName":"logs-%d","key":"2024/01/part.gz","Host":"s3.amazonaws.com"},"responseElements":null,"additionalEventData":{"SignatureVersion":"SigV4","CipherSuite":"ECDHE-RSA-AES128-GCM-SHA256","bytesTransferredIn":0,"AuthenticationMethod":"AuthHeader","bytesTransferredOut":%d},"requestID":"%016X","eventID":"%08x-0000-4000-8000-%012x","readOnly":true,"resources":[{"type":"AWS::S3::Object","ARN":"arn:aws:s3:::logs/2024"},{"accountId":"%s","type":"AWS::S3::Bucket","ARN":"arn:aws:s3:::logs"}],"eventType":"AwsApiCall","managementEvent":false,"recipientAccountId":"%s","eventCategory":"Data","tlsDetails":{"tlsVersion":"TLSv1.3","cipherSuite":"TLS_AES_128_GCM_SHA256"}}`,
-		rng.Uint64()>>16, i, acct, i, acct, rng.Uint64(), rng.Uint64()>>16, acct, acct, rng.IntN(60), rng.IntN(60), c[0], c[1], rng.IntN(256), rng.IntN(1000), rng.IntN(1e6), rng.Uint64(), rng.Uint32(), rng.Uint64()>>16, acct, acct)
-}
 
 // syntheticRules makes rules shaped like those for CloudTrail: a source with
 // some event names, some with a filter or a second selection.
@@ -51,7 +41,7 @@ func TestMatchDoesNotAllocate(t *testing.T) {
 	var dst []int
 	var recs [][]byte
 	for i := range 50 {
-		recs = append(recs, cloudTrail(i))
+		recs = append(recs, generated.CloudTrail(i))
 	}
 	run := func() {
 		for _, r := range recs {
@@ -75,7 +65,7 @@ func benchMatch(b *testing.B, rules []*Rule) {
 	var recs [][]byte
 	size := 0
 	for i := range 1000 {
-		recs = append(recs, cloudTrail(i))
+		recs = append(recs, generated.CloudTrail(i))
 		size += len(recs[i])
 	}
 	d := jsondoc.New(jsondoc.Limits{})
@@ -115,7 +105,7 @@ func BenchmarkMatchCorpus(b *testing.B) {
 func BenchmarkFloor(b *testing.B) {
 	var recs [][]byte
 	for i := range 1000 {
-		recs = append(recs, cloudTrail(i))
+		recs = append(recs, generated.CloudTrail(i))
 	}
 	b.Run("parse", func(b *testing.B) {
 		d := jsondoc.New(jsondoc.Limits{})

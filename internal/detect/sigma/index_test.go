@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
+	"github.com/staunch-project/staunch/test/generated"
 )
 
 // naive evaluates every rule of the log source as it is written: no index, no
@@ -242,7 +243,7 @@ func TestObserveFits(t *testing.T) {
 	d := jsondoc.New(jsondoc.Limits{})
 	var sc Scratch
 	before := s.index.Load()
-	for n, rec := range generatedTraffic(2*fitAfter, 3) {
+	for n, rec := range generated.Traffic(2*fitAfter, 3) {
 		if err := d.Parse(rec); err != nil {
 			t.Fatal(err)
 		}

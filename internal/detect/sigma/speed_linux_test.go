@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
+	"github.com/staunch-project/staunch/test/generated"
 )
 
 var (
@@ -65,7 +66,7 @@ func TestSpeed(t *testing.T) {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	training, measured := generatedTraffic(500, 1), generatedTraffic(500, 2)
+	training, measured := generated.Traffic(500, 1), generated.Traffic(500, 2)
 	kind := "generated"
 	if os.Getenv("STAUNCH_CORPUS") != "" {
 		training = corpusEvents(t, "stratus", "detonations.ndjson")
