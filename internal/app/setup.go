@@ -282,8 +282,8 @@ func setModes(cfg *config.Config, loaded *sigma.Loaded, correlating []*sigma.Rul
 			delete(left, r.ID)
 		}
 	}
-	for _, e := range loaded.Errors {
-		delete(left, e.Rule) // it is told that the rule was refused
+	for _, e := range slices.Concat(loaded.Errors, loaded.Notes) {
+		delete(left, e.Rule) // it is told that the rule was refused, or left out
 	}
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(left)) {
