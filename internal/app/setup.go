@@ -225,6 +225,19 @@ func loadRules(cfg *config.Config) (*sigma.Set, *correlate.Set, []*sigma.RuleErr
 		}
 	}
 	correlations, refused := docs.Compile(set, opt)
+	if len(correlations.Left()) > 0 {
+		// What only those refer to would be matched, and its records kept, for nothing.
+		var used []*sigma.Rule
+		for i, r := range set.Rules() {
+			if !correlations.Idle(i) {
+				used = append(used, r)
+			}
+		}
+		if set, err = sigma.Compile(used); err != nil {
+			return fail(fmt.Errorf("compiling the rules: %w", err))
+		}
+		correlations, refused = docs.Compile(set, opt)
+	}
 	for _, r := range correlations.Rules() {
 		data[r.Path] = loaded.Data[r.Path]
 	}

@@ -31,8 +31,26 @@ func TestOptional(t *testing.T) {
 		if n, ok := rules.Index("rule-a"); !ok || !set.Hidden(n) {
 			t.Errorf("%s: its base speaks", name)
 		}
+		if n, _ := rules.Index("rule-a"); !set.Idle(n) {
+			t.Errorf("%s: its base is matched for nothing", name)
+		}
 		if _, set, errs := compile(t, doc, correlate.Options{}); len(errs) == 0 || len(set.Left()) != 0 {
 			t.Errorf("%s: not optional, and refused %v, left out %v", name, errs, set.Left())
+		}
+	}
+}
+
+// TestIdle: a rule that another correlation needs is not idle.
+func TestIdle(t *testing.T) {
+	travel := strings.Replace(corr("impossible_travel", "  rules: [a, b]\n  timespan: 2d\n"), "level: high", "level: high\noptional: true", 1)
+	count := strings.Replace(corr("event_count", "  rules: [a]\n  timespan: 1m\n  condition: {gte: 2}\n"), "id: corr", "id: other", 1)
+	rules, set, errs := compile(t, travel+"---\n"+count, correlate.Options{})
+	if len(errs) != 0 || len(set.Left()) != 1 {
+		t.Fatalf("refused %v, left out %v", errs, set.Left())
+	}
+	for id, want := range map[string]bool{"rule-a": false, "rule-b": true, "rule-c": false} {
+		if n, _ := rules.Index(id); set.Idle(n) != want {
+			t.Errorf("%s: idle is %v", id, !want)
 		}
 	}
 }

@@ -38,6 +38,9 @@ type Set struct {
 	geo      *Geo
 	hash     string
 	left     []*sigma.RuleError
+	// waiting are rules that an optional correlation which was left out refers to,
+	// and no other.
+	waiting map[int]bool
 }
 
 // Options say how correlations are compiled.
@@ -80,7 +83,7 @@ func (rd *Reader) Compile(rules *sigma.Set, opt Options) (*Set, []*sigma.RuleErr
 		c.name(r.Name, target{rule: -1, corr: r})
 		c.all = append(c.all, r)
 	}
-	s := &Set{byKey: map[string]*Rule{}, feeds: map[int][]feed{}, hidden: map[int]bool{}, lateness: opt.Lateness, geo: opt.Geo}
+	s := &Set{byKey: map[string]*Rule{}, feeds: map[int][]feed{}, hidden: map[int]bool{}, waiting: map[int]bool{}, lateness: opt.Lateness, geo: opt.Geo}
 	for _, r := range c.all {
 		c.bind(r, 0)
 	}
@@ -124,6 +127,9 @@ func (s *Set) link(c *compiler) {
 				s.hidden[o.rule] = s.hidden[o.rule] || !r.Generate
 				if c.state[r] == usable {
 					s.feeds[o.rule] = append(s.feeds[o.rule], feed{r, i})
+				}
+				if waits, known := s.waiting[o.rule]; waits || !known {
+					s.waiting[o.rule] = c.state[r] != usable && r.Optional
 				}
 			}
 		}
@@ -338,6 +344,10 @@ func (s *Set) Rules() []*Rule {
 	}
 	return s.rules
 }
+
+// Idle reports whether matches of the rule of this number lead to nothing, because
+// only optional correlations that were left out refer to it.
+func (s *Set) Idle(rule int) bool { return s.Hidden(rule) && s.waiting[rule] }
 
 // Left returns the optional correlations that are not used because the
 // configuration does not give what they need: one note of each.
