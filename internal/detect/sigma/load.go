@@ -278,7 +278,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 		}
 		switch {
 		case len(p.errs) > 0 && p.rule.Optional && p.missing >= len(p.errs):
-			// Nothing is wrong with it; it only lacks values.
+			// Nothing else was found wrong with it: it only lacks values.
 			for _, e := range p.errs {
 				e.Reason = "it is left out: " + e.Reason
 			}

@@ -35,7 +35,7 @@ func TestOptional(t *testing.T) {
 
 	for name, doc := range map[string]string{
 		"not optional":       strings.Replace(decoy, "optional: true", "optional: false", 1),
-		"wrong besides":      strings.Replace(decoy, "condition: sel", "condition: other", 1),
+		"wrong besides":      strings.Replace(decoy, "optional: true", "optional: true\nlevel: terrible", 1),
 		"neither yes nor no": strings.Replace(decoy, "optional: true", "optional: perhaps", 1),
 	} {
 		if l := loadText(t, Options{}, doc); l.Refused != 1 || len(l.Errors) == 0 || len(l.Notes) != 0 {
