@@ -12,8 +12,10 @@ import (
 
 	"golang.org/x/tools/txtar"
 
+	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/app/offline"
 	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/detect/accuse"
 	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/detect/ruletest"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
@@ -21,7 +23,21 @@ import (
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
 	formats "github.com/staunch-project/staunch/internal/format/registry"
 	"github.com/staunch-project/staunch/rules"
+	"github.com/staunch-project/staunch/test/mmdb"
 )
+
+// honeytokens are the decoys of the tests. Where a user names none, rules about
+// decoys are left out.
+var honeytokens = map[string][]string{"honeytokens": {
+	"AKIAZ3FQLK7NHONEYTOK", "prod/root-password-old", "arn:aws:iam::411198765432:role/prod-admin-old",
+	"decoy@example.com", "decoy@contoso.example", "00Tdecoytoken", "1DecoyPayrollOld",
+	"secret/data/backup/root", "decoyhash0000=", "example-org/payroll-old", "root-ca-old",
+	"https://shop.vault.azure.net/secrets/root-old/*", "system:serviceaccount:shop:old-deployer",
+	"old-deployer@shop-prod.iam.gserviceaccount.com", "projects/1/secrets/root-old/versions/*",
+}}
+
+// places are where the addresses of the tests are: Berlin, Potsdam and Sydney.
+var places = map[string][2]float64{"192.0.2.0/24": {52.52, 13.40}, "203.0.113.0/24": {52.40, 13.06}, "198.51.100.0/24": {-33.87, 151.21}}
 
 // TestPack runs every rule's test; a rule without one does not pass.
 func TestPack(t *testing.T) {
@@ -29,7 +45,7 @@ func TestPack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rep, err := ruletest.Run(os.DirFS("."), ruletest.Options{Formats: all, Prefix: "rules"})
+	rep, err := ruletest.Run(os.DirFS("."), ruletest.Options{Rules: sigma.Options{Placeholders: honeytokens}, Formats: all, Prefix: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +63,7 @@ var (
 // TestConventions holds what a reader of any rule can rely on.
 func TestConventions(t *testing.T) {
 	var correlations []*sigma.Rule
-	loaded, refused := sigma.Load(rules.FS, sigma.Options{Correlation: func(c *sigma.Correlation) []*sigma.RuleError {
+	loaded, refused := sigma.Load(rules.FS, sigma.Options{Placeholders: honeytokens, Correlation: func(c *sigma.Correlation) []*sigma.RuleError {
 		correlations = append(correlations, c.Rule)
 		return new(correlate.Reader).Read(c)
 	}})
@@ -84,7 +100,7 @@ func TestConventions(t *testing.T) {
 			bad("has no references or falsepositives")
 		}
 		// CloudTrail's format accuses the narrowest that a record names: its session,
-		// else its key, else its user.
+		// else its key, else its user; TestNarrowByDefault says when that is enough.
 		if len(r.Accuse) == 0 && r.Logsource.Product != "aws" {
 			bad("has no accuse")
 		}
@@ -99,18 +115,60 @@ func TestConventions(t *testing.T) {
 	}
 }
 
+// TestNarrowByDefault holds what a rule without accuse: leaves to its format: the
+// records of its hits name a session or a key. Where the choice falls through to
+// the user, or to a service of the platform, the rule has to say whom it is about.
+func TestNarrowByDefault(t *testing.T) {
+	trail, err := formats.New("aws.cloudtrail")
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded, _ := sigma.Load(rules.FS, sigma.Options{Placeholders: honeytokens, Correlation: new(correlate.Reader).Read}, "aws")
+	checked := 0
+	for _, r := range loaded {
+		if len(r.Accuse) > 0 {
+			continue
+		}
+		data, err := os.ReadFile(strings.TrimSuffix(r.Path, ".yml") + ".txtar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range txtar.Parse(data).Files {
+			if !strings.HasPrefix(f.Name, "hit-") || !strings.HasSuffix(f.Name, ".json") {
+				continue
+			}
+			doc := jsondoc.New(jsondoc.DefaultLimits())
+			if err := doc.Parse(bytes.TrimSpace(f.Data)); err != nil {
+				t.Fatalf("%s: %s: %v", r.Path, f.Name, err)
+			}
+			keys, err := trail.Keys(doc, format.Env{Source: "test", Realm: ruletest.Realm})
+			if err != nil {
+				t.Fatalf("%s: %s: %v", r.Path, f.Name, err)
+			}
+			checked++
+			refs := accuse.Refs(nil, accuse.Record{Format: trail, Realm: ruletest.Realm, Doc: doc, Keys: keys})
+			if len(refs) != 1 || refs[0].Kind == staunch.KindAccount {
+				t.Errorf("%s: without accuse: %s accuses %v", r.Path, f.Name, refs)
+			}
+		}
+	}
+	if checked == 0 {
+		t.Error("no rule leaves it to the format")
+	}
+}
+
 // TestProducts holds the names by which rules are chosen: match --source json
 // --logsource product=NAME, and the log source of the records of a format that has
 // one for all of them.
 func TestProducts(t *testing.T) {
-	loaded, _ := sigma.Load(rules.FS, sigma.Options{Correlation: new(correlate.Reader).Read}) // what is refused, TestConventions tells
+	loaded, _ := sigma.Load(rules.FS, sigma.Options{Placeholders: honeytokens, Correlation: new(correlate.Reader).Read}) // what is refused, TestConventions tells
 	all, err := formats.Formats()
 	if err != nil {
 		t.Fatal(err)
 	}
 	formatOf := map[string]string{"aws": "aws.cloudtrail", "okta": "okta.system_log", "vault": "hashicorp.vault"}
 	for _, product := range []string{
-		"anthropic", "auth0", "aws", "azure", "gcp", "github", "gitlab", "kubernetes", "m365", "okta",
+		"anthropic", "auth0", "aws", "azure", "cisco", "gcp", "github", "gitlab", "kubernetes", "m365", "okta",
 		"onelogin", "openai", "postgresql", "slack", "snowflake", "ssf", "teleport", "vault",
 	} {
 		own := sigma.Within(loaded, sigma.Logsource{Product: product})
@@ -146,6 +204,10 @@ func TestSequences(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	geo, err := correlate.OpenGeo(mmdb.Places(places), "places")
+	if err != nil {
+		t.Fatal(err)
+	}
 	formatOf := map[string]string{"aws": "aws.cloudtrail", "okta": "okta.system_log", "postgresql": "postgresql", "vault": "hashicorp.vault"}
 	files, err := fs.Glob(rules.FS, "*/*.yml")
 	if err != nil {
@@ -154,7 +216,7 @@ func TestSequences(t *testing.T) {
 	count := 0
 	for _, file := range files {
 		var docs correlate.Reader
-		loaded := sigma.LoadSources(sigma.Options{Correlation: docs.Read}, sigma.Source{FS: rules.FS, Roots: []string{file}})
+		loaded := sigma.LoadSources(sigma.Options{Placeholders: honeytokens, Correlation: docs.Read}, sigma.Source{FS: rules.FS, Roots: []string{file}})
 		if docs.Len() == 0 {
 			continue
 		}
@@ -166,8 +228,8 @@ func TestSequences(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			correlations, refused := docs.Compile(set, correlate.Options{Lateness: config.DefaultLateness})
-			for _, e := range refused {
+			correlations, refused := docs.Compile(set, correlate.Options{Lateness: config.DefaultLateness, Geo: geo})
+			for _, e := range slices.Concat(refused, correlations.Left()) {
 				t.Error(e)
 			}
 			count += len(correlations.Rules())

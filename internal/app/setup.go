@@ -225,6 +225,19 @@ func loadRules(cfg *config.Config) (*sigma.Set, *correlate.Set, []*sigma.RuleErr
 		}
 	}
 	correlations, refused := docs.Compile(set, opt)
+	if len(correlations.Left()) > 0 {
+		// What only those refer to would be matched, and its records kept, for nothing.
+		var used []*sigma.Rule
+		for i, r := range set.Rules() {
+			if !correlations.Idle(i) {
+				used = append(used, r)
+			}
+		}
+		if set, err = sigma.Compile(used); err != nil {
+			return fail(fmt.Errorf("compiling the rules: %w", err))
+		}
+		correlations, refused = docs.Compile(set, opt)
+	}
 	for _, r := range correlations.Rules() {
 		data[r.Path] = loaded.Data[r.Path]
 	}
@@ -282,8 +295,8 @@ func setModes(cfg *config.Config, loaded *sigma.Loaded, correlating []*sigma.Rul
 			delete(left, r.ID)
 		}
 	}
-	for _, e := range loaded.Errors {
-		delete(left, e.Rule) // it is told that the rule was refused
+	for _, e := range slices.Concat(loaded.Errors, loaded.Notes) {
+		delete(left, e.Rule) // it is told that the rule was refused, or left out
 	}
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(left)) {

@@ -179,7 +179,8 @@ func (f *ruleFlags) load(opts sigma.Options, paths ...string) (*loadedRules, err
 	var refused []*sigma.RuleError
 	l.correlations, refused = l.docs.Compile(l.set, l.options)
 	l.Errors = append(l.Errors, refused...)
-	l.Refused += l.docs.Len() - len(l.correlations.Rules())
+	l.Notes = append(l.Notes, l.correlations.Left()...)
+	l.Refused += l.docs.Len() - len(l.correlations.Rules()) - len(l.correlations.Left())
 	return l, nil
 }
 

@@ -202,45 +202,68 @@ var logTypes = []struct {
 	{"OpenAI.Audit", "openai.audit", sigma.Logsource{Product: "openai"}},
 }
 
+// labelled is an event of the corpus with what its rules say of it.
+type labelled struct {
+	raw json.RawMessage
+	// alerting says that a rule of the corpus alerts on it, urgent that one of
+	// severity high or critical does on this event alone.
+	alerting, urgent bool
+}
+
+// labelledEvents returns the distinct events of a log type, in the corpus's order.
+// A rule whose verdict depends on what its tests put in its place says nothing.
+func labelledEvents(t *testing.T, dir, logType string) []*labelled {
+	t.Helper()
+	type test struct {
+		Expected  bool            `json:"expected"`
+		Event     json.RawMessage `json:"event"`
+		Mocks     bool            `json:"has_mocks"`
+		SHA       string          `json:"event_sha"`
+		Severity  string          `json:"severity"`
+		Threshold float64         `json:"threshold"`
+	}
+	var out []*labelled
+	bySHA := map[string]*labelled{}
+	each(t, filepath.Join(dir, "panther", "rule_tests", logType+".ndjson"), func(x test) {
+		if x.Mocks {
+			return
+		}
+		e := bySHA[x.SHA]
+		if e == nil {
+			e = &labelled{raw: x.Event}
+			bySHA[x.SHA] = e
+			out = append(out, e)
+		}
+		e.alerting = e.alerting || x.Expected
+		severe := strings.EqualFold(x.Severity, "high") || strings.EqualFold(x.Severity, "critical")
+		e.urgent = e.urgent || x.Expected && severe && x.Threshold <= 1
+	})
+	return out
+}
+
 // TestEvents measures the rule pack on labelled events: how many of those that
 // ought to alert do, and how many of the others. An event ought to alert when
 // any rule of the corpus says so of it.
 func TestEvents(t *testing.T) {
 	dir := folder(t)
 	rules := packRules(t)
-	type test struct {
-		Expected bool            `json:"expected"`
-		Event    json.RawMessage `json:"event"`
-		Mocks    bool            `json:"has_mocks"`
-		SHA      string          `json:"event_sha"`
-	}
 	table("Labelled events, by the rule pack", func(w io.Writer) {
 		line(w, "LOG TYPE", "READ AS", "RULES", "ALERTING", "FOUND", "RECALL", "QUIET", "MATCHED", "RATE", "UNREADABLE")
 		for _, lt := range logTypes {
-			label, event, order := map[string]bool{}, map[string]json.RawMessage{}, []string{}
-			each(t, filepath.Join(dir, "panther", "rule_tests", lt.name+".ndjson"), func(x test) {
-				if x.Mocks {
-					return
-				}
-				if _, ok := event[x.SHA]; !ok {
-					order = append(order, x.SHA)
-				}
-				event[x.SHA], label[x.SHA] = x.Event, label[x.SHA] || x.Expected
-			})
 			m := newMatcher(t, rules, lt.format, lt.source)
 			var counts [2]struct{ all, hit int }
 			broken := 0
-			for _, sha := range order {
+			for _, e := range labelledEvents(t, dir, lt.name) {
 				c := &counts[0]
-				if label[sha] {
+				if e.alerting {
 					c = &counts[1]
 				}
 				c.all++
-				hit, err := m.matches(event[sha])
+				hit, err := m.matches(e.raw)
 				if err != nil {
 					broken++
 				}
-				if hit {
+				if len(hit) > 0 {
 					c.hit++
 				}
 			}
@@ -303,9 +326,11 @@ func newMatcher(t *testing.T, rules []*sigma.Rule, name string, source sigma.Log
 	return m
 }
 
-func (m *matcher) matches(event []byte) (bool, error) {
+// matches returns the numbers of the rules that an event matches; with an error,
+// of those that could be evaluated.
+func (m *matcher) matches(event []byte) ([]int, error) {
 	if err := m.doc.Parse(event); err != nil {
-		return false, err
+		return nil, err
 	}
 	ls := sigma.Logsource{All: true}
 	if !m.all {
@@ -317,17 +342,17 @@ func (m *matcher) matches(event []byte) (bool, error) {
 		env := format.Env{Source: "corpus", Realm: "corpus"}
 		keys, err := m.format.Keys(m.doc, env)
 		if err != nil {
-			return len(got) > 0, err
+			return got, err
 		}
 		out, err := m.format.Map(m.doc, keys, env)
 		if err != nil {
-			return len(got) > 0, err
+			return got, err
 		}
 		if got, err = m.set.MatchMapped(out.OCSF, ls, &m.mapped, got); err != nil {
-			return len(got) > 0, err
+			return got, err
 		}
 	}
-	return len(got) > 0, nil
+	return got, nil
 }
 
 // TestDetonations replays each detonation of an attack technique: whether a rule

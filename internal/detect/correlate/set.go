@@ -37,6 +37,10 @@ type Set struct {
 	lateness time.Duration
 	geo      *Geo
 	hash     string
+	left     []*sigma.RuleError
+	// waiting are rules that an optional correlation which was left out refers to,
+	// and no other.
+	waiting map[int]bool
 }
 
 // Options say how correlations are compiled.
@@ -79,7 +83,7 @@ func (rd *Reader) Compile(rules *sigma.Set, opt Options) (*Set, []*sigma.RuleErr
 		c.name(r.Name, target{rule: -1, corr: r})
 		c.all = append(c.all, r)
 	}
-	s := &Set{byKey: map[string]*Rule{}, feeds: map[int][]feed{}, hidden: map[int]bool{}, lateness: opt.Lateness, geo: opt.Geo}
+	s := &Set{byKey: map[string]*Rule{}, feeds: map[int][]feed{}, hidden: map[int]bool{}, waiting: map[int]bool{}, lateness: opt.Lateness, geo: opt.Geo}
 	for _, r := range c.all {
 		c.bind(r, 0)
 	}
@@ -89,6 +93,7 @@ func (rd *Reader) Compile(rules *sigma.Set, opt Options) (*Set, []*sigma.RuleErr
 			s.byKey[r.key] = r
 		}
 	}
+	s.left = c.left
 	s.link(c)
 	for _, ref := range rd.refused {
 		for _, t := range c.byRef[ref] {
@@ -122,6 +127,9 @@ func (s *Set) link(c *compiler) {
 				s.hidden[o.rule] = s.hidden[o.rule] || !r.Generate
 				if c.state[r] == usable {
 					s.feeds[o.rule] = append(s.feeds[o.rule], feed{r, i})
+				}
+				if waits, known := s.waiting[o.rule]; waits || !known {
+					s.waiting[o.rule] = c.state[r] != usable && r.Optional
 				}
 			}
 		}
@@ -165,6 +173,7 @@ type compiler struct {
 	state map[*Rule]int
 	path  []*Rule
 	errs  []*sigma.RuleError
+	left  []*sigma.RuleError
 }
 
 func (c *compiler) name(ref string, t target) {
@@ -175,7 +184,22 @@ func (c *compiler) name(ref string, t target) {
 
 func (c *compiler) refuse(r *Rule, line int, format string, args ...any) {
 	c.state[r] = unusable
+	c.left = slices.DeleteFunc(c.left, func(e *sigma.RuleError) bool { return e.Path == r.Path && e.Rule == r.ID })
 	c.errs = append(c.errs, r.errorf(line, format, args...))
+}
+
+// lack refuses a correlation that needs what the configuration does not give; an
+// optional one is only left out.
+func (c *compiler) lack(r *Rule, line int, format string, args ...any) {
+	if !r.Optional {
+		c.refuse(r, line, format, args...)
+		return
+	}
+	if c.state[r] == unusable {
+		return // the first reason is enough
+	}
+	c.state[r] = unusable
+	c.left = append(c.left, r.errorf(line, "it is left out: "+format, args...))
 }
 
 // bind finds what a correlation refers to, what those refer to before it.
@@ -191,7 +215,7 @@ func (c *compiler) bind(r *Rule, depth int) {
 		of := c.byRef[o.Ref]
 		switch {
 		case len(of) == 0:
-			c.refuse(r, o.Line, "it refers to %q, which is neither the id nor the name of a rule that can be used", o.Ref)
+			c.lack(r, o.Line, "it refers to %q, which is neither the id nor the name of a rule that can be used", o.Ref)
 			continue
 		case len(of) > 1:
 			c.refuse(r, o.Line, "it refers to %q, which %d rules are called; refer to one by its id", o.Ref, len(of))
@@ -235,7 +259,7 @@ func (c *compiler) bind(r *Rule, depth int) {
 		c.refuse(r, r.Line, "events reach it by more than %d ways through other correlations", maxPaths)
 	}
 	if r.Type == ImpossibleTravel && c.opt.Geo == nil {
-		c.refuse(r, r.Line, "%s needs a database of places: give mmdb: FILE in the configuration, or --mmdb FILE", r.Type)
+		c.lack(r, r.Line, "%s needs a database of places: give mmdb: FILE in the configuration, or --mmdb FILE", r.Type)
 	}
 	for alias, of := range r.Aliases {
 		for ref := range of {
@@ -319,6 +343,19 @@ func (s *Set) Rules() []*Rule {
 		return nil
 	}
 	return s.rules
+}
+
+// Idle reports whether matches of the rule of this number lead to nothing, because
+// only optional correlations that were left out refer to it.
+func (s *Set) Idle(rule int) bool { return s.Hidden(rule) && s.waiting[rule] }
+
+// Left returns the optional correlations that are not used because the
+// configuration does not give what they need: one note of each.
+func (s *Set) Left() []*sigma.RuleError {
+	if s == nil {
+		return nil
+	}
+	return s.left
 }
 
 // Hash identifies what the correlations mean.

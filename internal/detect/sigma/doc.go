@@ -56,7 +56,8 @@
 //   - re is searched unanchored with Go's RE2 syntax, case-sensitively, with i, m
 //     and s as flags; what RE2 lacks (look-around, back-references) is refused.
 //   - expand replaces %name% by the values given in [Options].Placeholders, which
-//     may hold wildcards; a placeholder without values is refused.
+//     may hold wildcards; a placeholder without values is refused, or where
+//     the rule says optional: true leaves it out, with a note.
 //   - Values without a field (keywords) are searched in every key and every
 //     scalar of the record, each on its own, as contains does.
 //   - A list of values is OR, with all AND; a map is AND; a list of maps is OR; a

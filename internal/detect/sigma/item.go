@@ -513,6 +513,7 @@ func (p *ruleParser) expand(s string) ([]string, error) {
 				name := s[i+1 : i+1+end]
 				vals := p.opts.placeholder(name)
 				if len(vals) == 0 {
+					p.missing++
 					return nil, fmt.Errorf("the placeholder %%%s%% has no values: give it with --placeholder %s=VALUE, or under placeholders in staunch.yaml or a pipeline", name, name)
 				}
 				if err := app(vals...); err != nil {

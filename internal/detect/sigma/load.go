@@ -277,6 +277,13 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 			p.document(&doc)
 		}
 		switch {
+		case len(p.errs) > 0 && p.rule.Optional && p.missing >= len(p.errs):
+			// Nothing else was found wrong with it: it only lacks values.
+			for _, e := range p.errs {
+				e.Reason = "it is left out: " + e.Reason
+			}
+			l.Notes = append(l.Notes, p.errs...)
+			continue
 		case len(p.errs) > 0:
 			l.refuse(p.errs...)
 			continue
@@ -337,6 +344,8 @@ type ruleParser struct {
 	notes  []*RuleError
 	maps   []*fieldMap // that its fields go through
 	values int         // values that modifiers made of the document's
+	// missing counts the uses of placeholders that have no values.
+	missing int
 	// correlation says that the document went to Options.Correlation.
 	correlation bool
 }
@@ -410,7 +419,7 @@ func editDistance(a, b string) int {
 }
 
 var ruleKeys = []string{"title", "id", "name", "related", "taxonomy", "status", "description", "license", "author", "references", "date", "modified",
-	"logsource", "detection", "fields", "falsepositives", "level", "tags", "scope", "accuse", "confidence", "mode", "correlation", "generate", "filter"}
+	"logsource", "detection", "fields", "falsepositives", "level", "tags", "scope", "accuse", "confidence", "mode", "optional", "correlation", "generate", "filter"}
 
 var logsourceKeys = []string{"product", "category", "service", "definition"}
 
@@ -647,6 +656,8 @@ func (p *ruleParser) document(doc *yaml.Node) {
 			p.confidence(m)
 		case "mode":
 			r.Mode = p.oneOf(m, ModeShadow, ModeRecommend, ModeEnforce)
+		case "optional":
+			r.Optional = p.oneOf(m, "true", "false") == "true"
 		case "regression_tests_path", "simulation":
 			// SigmaHQ's own book-keeping; see the package comment.
 		default:

@@ -151,9 +151,13 @@ type Rule struct {
 	License, Level, Status, Description, Taxonomy string
 	Date, Modified                                string
 
-	Confidence     float64 // 0 to 1
-	Accuse         []Accusation
-	Mode           string // empty, shadow, recommend or enforce
+	Confidence float64 // 0 to 1
+	Accuse     []Accusation
+	Mode       string // empty, shadow, recommend or enforce
+	// Optional says that the rule is left out and noted, not refused, where the
+	// configuration does not give what it needs: values of a placeholder or, for a
+	// correlation, a database of places.
+	Optional       bool
 	Logsource      Logsource
 	Tags           []string
 	Techniques     []string // ATT&CK technique ids from the tags, e.g. T1078.004
