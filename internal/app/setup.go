@@ -92,7 +92,7 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	s.RuleErrors = ruleErrs
 	if strict {
 		for _, e := range ruleErrs {
-			errs = append(errs, fmt.Errorf("%w: %w", staunch.ErrInvalid, e))
+			errs = append(errs, &staunch.Problem{Place: e.Place(), Reason: e.What()})
 		}
 	}
 	files, err := policyFiles(cfg)

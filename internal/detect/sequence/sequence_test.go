@@ -32,7 +32,7 @@ correlation: {type: event_count, rules: [many], group-by: [user], timespan: 5m, 
 ---
 title: Once once
 id: deep
-correlation: {type: event_count, rules: [once], group-by: [user], timespan: 10m, condition: {lt: 2}}
+correlation: {type: event_count, rules: [once], group-by: [user], timespan: 10m, condition: {lt: 2}, generate: true}
 `
 
 func set(t *testing.T) *correlate.Set {

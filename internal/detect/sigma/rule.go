@@ -178,17 +178,24 @@ type RuleError struct {
 	Reason string
 }
 
-// Error returns "path:line: reason", with the rule's name before the reason.
-func (e *RuleError) Error() string {
-	where := e.Path
+// Place returns "path:line", or the path where the file as a whole is meant.
+func (e *RuleError) Place() string {
 	if e.Line > 0 {
-		where = fmt.Sprintf("%s:%d", e.Path, e.Line)
+		return fmt.Sprintf("%s:%d", e.Path, e.Line)
 	}
-	if e.Rule != "" {
-		return fmt.Sprintf("%s: rule %q: %s", where, e.Rule, e.Reason)
-	}
-	return where + ": " + e.Reason
+	return e.Path
 }
+
+// What returns the reason, with the rule's name before it.
+func (e *RuleError) What() string {
+	if e.Rule != "" {
+		return fmt.Sprintf("rule %q: %s", e.Rule, e.Reason)
+	}
+	return e.Reason
+}
+
+// Error returns the place and what is wrong there.
+func (e *RuleError) Error() string { return e.Place() + ": " + e.What() }
 
 // levelConfidence is documented in the package comment.
 func levelConfidence(level string) (float64, bool) {
