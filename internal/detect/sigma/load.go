@@ -143,6 +143,13 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 			if d.IsDir() || name != root && ext != ".yml" && ext != ".yaml" || seen[name] {
 				return nil
 			}
+			// A pipe would be waited for. One that the user names is meant.
+			if name != root && !d.Type().IsRegular() {
+				if info, err := fs.Stat(fsys, name); err == nil && !info.Mode().IsRegular() {
+					l.refuse(&RuleError{Path: shown(name), Reason: "it is no regular file"})
+					return nil
+				}
+			}
 			if len(files) >= limits.Files {
 				l.refuse(&RuleError{Path: shown(name), Reason: fmt.Sprintf("more than %d rule files; this one and those behind it are not read", limits.Files)})
 				return full
@@ -166,7 +173,9 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 		if l.Data == nil {
 			l.Data = map[string][]byte{}
 		}
-		l.Data[shown(name)] = data
+		if len(data) <= limits.FileBytes {
+			l.Data[shown(name)] = data
+		}
 		l.parse(shown(name), data, opts)
 	}
 }
@@ -254,6 +263,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 		return
 	}
 	found := false
+	regexes := limits.Regexes
 	for n := 0; ; n++ {
 		var doc yaml.Node
 		err := loader.Load(&doc)
@@ -272,7 +282,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 			continue
 		}
 		found = true
-		p := &ruleParser{path: name, opts: opts, limits: limits, rule: &Rule{Path: name, Line: doc.Line}}
+		p := &ruleParser{path: name, opts: opts, limits: limits, regexes: &regexes, rule: &Rule{Path: name, Line: doc.Line}}
 		if p.check(&doc) {
 			p.document(&doc)
 		}
@@ -337,6 +347,9 @@ type ruleParser struct {
 	notes  []*RuleError
 	maps   []*fieldMap // that its fields go through
 	values int         // values that modifiers made of the document's
+	made   int         // bytes of those values
+	// regexes is what is left of the file's bound on regular expressions.
+	regexes *int
 	// correlation says that the document went to Options.Correlation.
 	correlation bool
 }

@@ -15,7 +15,10 @@ const (
 	DefaultMaxDepth      = 32
 	DefaultMaxValues     = 20_000
 	DefaultMaxRegexBytes = 8 << 10
+	DefaultMaxRegexSize  = 10_000
+	DefaultMaxRegexes    = 200_000
 	DefaultMaxValueBytes = 64 << 10
+	DefaultMaxMadeBytes  = 16 << 20
 	DefaultMaxCondition  = 16 << 10
 )
 
@@ -27,7 +30,10 @@ type Limits struct {
 	Depth          int // nesting of a document's nodes, aliases followed
 	Values         int // nodes of one document, every use of an alias counted, and values that modifiers make of them
 	RegexBytes     int // length of one regular expression in bytes
+	RegexSize      int // instructions of one regular expression, its repeats written out
+	Regexes        int // the same of all in one file, their text counted as well
 	ValueBytes     int // length of any other scalar in bytes
+	MadeBytes      int // text that modifiers and placeholders make of one document's values
 	ConditionBytes int // length of one condition in bytes
 }
 
@@ -38,7 +44,8 @@ func (l Limits) withDefaults() Limits {
 	}{
 		{&l.FileBytes, DefaultMaxFileBytes}, {&l.Files, DefaultMaxFiles}, {&l.Documents, DefaultMaxDocuments},
 		{&l.Depth, DefaultMaxDepth}, {&l.Values, DefaultMaxValues}, {&l.RegexBytes, DefaultMaxRegexBytes},
-		{&l.ValueBytes, DefaultMaxValueBytes}, {&l.ConditionBytes, DefaultMaxCondition},
+		{&l.RegexSize, DefaultMaxRegexSize}, {&l.Regexes, DefaultMaxRegexes},
+		{&l.ValueBytes, DefaultMaxValueBytes}, {&l.MadeBytes, DefaultMaxMadeBytes}, {&l.ConditionBytes, DefaultMaxCondition},
 	} {
 		if *f.v <= 0 {
 			*f.v = f.d

@@ -420,6 +420,9 @@ func TestRefusals(t *testing.T) {
 		{item("a|base64offset: a"), "too short", 5},
 		{item("a|wide: ä"), "needs base64", 5},
 		{item("a|windash|base64: '-a -b -c -d -e'"), "more than 625", 5},
+		{item("a|windash|base64: '-a -b -c -d " + strings.Repeat("x", 2000) + "'"), "more than 1048576 bytes", 5},
+		{item("a|re: '(?:[a-z]+xyz|[0-9]+y){999}'"), "more than 10000 instructions", 5},
+		{item("a|re: '(?:abcdefghij){1,}(?:abcdefghijk){999,}'"), "more than 10000 instructions", 5},
 		{item("a: !!binary aGk="), "YAML tag", 5},
 		{item("a: !own x"), "YAML tag", 5},
 		{item("<<: {a: 1}"), "merge keys", 5},
@@ -459,6 +462,11 @@ func TestBounds(t *testing.T) {
 		{"values", ruleText("s: {a: [" + strings.Repeat("1,", 100) + "]}\ncondition: s"), "more than 50 values", Limits{Values: 50}, nil},
 		{"a value", ruleText("s: {a: " + strings.Repeat("x", 200) + "}\ncondition: s"), "longer than 100 bytes", Limits{ValueBytes: 100}, nil},
 		{"a condition", ruleText("s: {a: 1}\ncondition: s" + strings.Repeat(" or s", 100)), "condition is longer than 100", Limits{ConditionBytes: 100}, nil},
+		{"regular expressions", ruleText("s:\n  a|re:\n" + strings.Repeat("    - 'a{900}'\n", 20) + "condition: s"), "come to more than 10000", Limits{Regexes: 10_000}, nil},
+		{"classes", ruleText("s:\n  a|re:\n" + strings.Repeat("    - '[a][b][c][d][e]'\n", 20) + "condition: s"), "come to more than 10000", Limits{Regexes: 10_000}, nil},
+		{"what modifiers make", ruleText("s:\n  a|base64offset|contains:\n" + strings.Repeat("    - abcdefghijklmnopqrstuvwxyz\n", 20) + "condition: s"), "make more than 1500 bytes", Limits{MadeBytes: 1500}, nil},
+		{"what placeholders make", ruleText("s: {a|expand: '%x%" + strings.Repeat("y", 1000) + "'}\ncondition: s"), "make more than 90000 bytes", Limits{MadeBytes: 90_000}, map[string][]string{"x": strings.Split(strings.Repeat("a,", 99)+"a", ",")}},
+		{"placeholders of a value", ruleText("s: {a|expand: '" + strings.Repeat("%x%", 101) + "'}\ncondition: s"), "more than 100 placeholders", Limits{}, map[string][]string{"x": {"a"}}},
 		{"placeholders", ruleText("s: {a|expand: '%x%%x%%x%%x%'}\ncondition: s"), "placeholders give more than", Limits{}, map[string][]string{"x": strings.Split(strings.Repeat("a,", 99)+"a", ",")}},
 		{"repeated selections", ruleText("s:\n  a|contains: [" + strings.Repeat("x,", 9999) + "x]\ncondition: s" + strings.Repeat(" or s", 100)), "repeats its selections", Limits{}, nil},
 	} {
@@ -746,7 +754,8 @@ func TestRequiredText(t *testing.T) {
 		if err != nil {
 			t.Skip("the parts do not make a regular expression")
 		}
-		p := &ruleParser{limits: Limits{}.withDefaults()}
+		left := DefaultMaxRegexes
+		p := &ruleParser{limits: Limits{}.withDefaults(), regexes: &left}
 		m := modifiers{re: true}
 		qs, err := p.regex("f", m, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: re})
 		if err != nil {
