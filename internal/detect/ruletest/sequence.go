@@ -47,16 +47,16 @@ type Untested struct {
 
 // String says what came of it, on one line.
 func (s Sequence) String() string {
-	what := "no correlation holds"
+	held := "none"
 	if len(s.Signals) > 0 {
 		var titles []string
 		for _, sg := range s.Signals {
 			titles = append(titles, sg.Title)
 		}
 		slices.Sort(titles)
-		what = strings.Join(slices.Compact(titles), ", ") + " holds"
+		held = strings.Join(slices.Compact(titles), ", ")
 	}
-	return fmt.Sprintf("%s: %s: %d events, %s", s.Place, s.Name, s.Events, what)
+	return fmt.Sprintf("%s: %s: %d events, held: %s", s.Place, s.Name, s.Events, held)
 }
 
 // maxWhy bounds the reasons that are told of one sequence.

@@ -253,8 +253,8 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 		l.refuse(&RuleError{Path: name, Reason: fmt.Sprintf("the file is larger than %d bytes", limits.FileBytes)})
 		return
 	}
-	if i := invalidUTF8(data); i >= 0 {
-		l.refuse(&RuleError{Path: name, Line: 1 + bytes.Count(data[:i], []byte("\n")), Reason: "the file is not UTF-8"})
+	if i, reason := badText(data); i >= 0 {
+		l.refuse(&RuleError{Path: name, Line: 1 + bytes.Count(data[:i], []byte("\n")), Reason: reason})
 		return
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
@@ -303,18 +303,23 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 	}
 }
 
-func invalidUTF8(b []byte) int {
-	if utf8.Valid(b) {
-		return -1
-	}
+// badText returns where something stands that YAML does not take, and what; -1 for
+// nothing. The library would not say where.
+func badText(b []byte) (at int, reason string) {
 	for i := 0; i < len(b); {
-		r, n := utf8.DecodeRune(b[i:])
-		if r == utf8.RuneError && n == 1 {
-			return i
+		r, n := rune(b[i]), 1
+		if r >= utf8.RuneSelf {
+			r, n = utf8.DecodeRune(b[i:])
+		}
+		switch {
+		case r == utf8.RuneError && n == 1:
+			return i, "the file is not UTF-8"
+		case r < ' ' && r != '\t' && r != '\n' && r != '\r', r == 0xFFFE, r == 0xFFFF:
+			return i, fmt.Sprintf("the control character U+%04X is not allowed", r)
 		}
 		i += n
 	}
-	return -1
+	return -1, ""
 }
 
 func yamlError(name string, err error) *RuleError {
