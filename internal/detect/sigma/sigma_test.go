@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
@@ -443,6 +444,23 @@ func TestRefusals(t *testing.T) {
 		}
 		if !ok {
 			t.Errorf("%s\n  got %v\n want line %d, %q", tc.text, errs, tc.line, tc.reason)
+		}
+	}
+}
+
+// TestBacktracking: patterns that make other engines try without end are linear
+// here, so they are not refused.
+func TestBacktracking(t *testing.T) {
+	for _, re := range []string{"^(a+)+$", "^([a-z]+)*$", "^(a|aa)+$", "^(.*a){20}$"} {
+		r := parseOne(t, ruleText("s: {f|re: '"+re+"'}\ncondition: s"), Options{})
+		s, err := Compile([]*Rule{r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc := parseDoc(t, `{"f":"`+strings.Repeat("a", 20_000)+`!"}`)
+		began := time.Now()
+		if got := s.Match(doc, everything, nil, nil); len(got) > 0 || time.Since(began) > 20*time.Second {
+			t.Errorf("%s: %d matches in %s", re, len(got), time.Since(began))
 		}
 	}
 }
