@@ -2,18 +2,16 @@ package rules_test
 
 import (
 	"bytes"
-	"encoding/json"
-	"io/fs"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/tools/txtar"
 
 	"github.com/staunch-project/staunch"
-	"github.com/staunch-project/staunch/internal/app/offline"
 	"github.com/staunch-project/staunch/internal/config"
 	"github.com/staunch-project/staunch/internal/detect/accuse"
 	"github.com/staunch-project/staunch/internal/detect/correlate"
@@ -39,13 +37,25 @@ var honeytokens = map[string][]string{"honeytokens": {
 // places are where the addresses of the tests are: Berlin, Potsdam and Sydney.
 var places = map[string][2]float64{"192.0.2.0/24": {52.52, 13.40}, "203.0.113.0/24": {52.40, 13.06}, "198.51.100.0/24": {-33.87, 151.21}}
 
-// TestPack runs every rule's test; a rule without one does not pass.
-func TestPack(t *testing.T) {
+// report is what came of all tests of the pack.
+var report = sync.OnceValues(func() (ruletest.Report, error) {
 	all, err := formats.Formats()
 	if err != nil {
-		t.Fatal(err)
+		return ruletest.Report{}, err
 	}
-	rep, err := ruletest.Run(os.DirFS("."), ruletest.Options{Rules: sigma.Options{Placeholders: honeytokens}, Formats: all, Prefix: "rules"})
+	geo, err := correlate.OpenGeo(mmdb.Places(places), "places")
+	if err != nil {
+		return ruletest.Report{}, err
+	}
+	return ruletest.Run(os.DirFS("."), ruletest.Options{
+		Rules: sigma.Options{Placeholders: honeytokens}, Formats: all,
+		Correlations: correlate.Options{Lateness: config.DefaultLateness, Geo: geo}, Prefix: "rules",
+	})
+})
+
+// TestPack runs every rule's test; a rule without one does not pass.
+func TestPack(t *testing.T) {
+	rep, err := report()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,112 +205,16 @@ func TestProducts(t *testing.T) {
 	}
 }
 
-// TestSequences holds what correlations make of sequences of events. They stand in
-// x.sequences.txtar beside x.yml: a correlation has to make a signal in each
-// hit-NAME.ndjson, none may in a miss-NAME.ndjson, and each of a file has to in
-// one of its hits.
+// TestSequences wants each correlation to hold in a sequence, and all sequences to
+// come as they have to.
 func TestSequences(t *testing.T) {
-	all, err := formats.Formats()
+	rep, err := report()
 	if err != nil {
 		t.Fatal(err)
 	}
-	geo, err := correlate.OpenGeo(mmdb.Places(places), "places")
-	if err != nil {
-		t.Fatal(err)
+	failed := slices.ContainsFunc(rep.Sequences, func(s ruletest.Sequence) bool { return !s.OK })
+	if failed || len(rep.Sequences) == 0 || len(rep.UntestedCorrelations) > 0 {
+		t.Error(rep.String())
 	}
-	formatOf := map[string]string{"aws": "aws.cloudtrail", "okta": "okta.system_log", "postgresql": "postgresql", "vault": "hashicorp.vault"}
-	files, err := fs.Glob(rules.FS, "*/*.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	count := 0
-	for _, file := range files {
-		var docs correlate.Reader
-		loaded := sigma.LoadSources(sigma.Options{Placeholders: honeytokens, Correlation: docs.Read}, sigma.Source{FS: rules.FS, Roots: []string{file}})
-		if docs.Len() == 0 {
-			continue
-		}
-		t.Run(file, func(t *testing.T) {
-			for _, e := range loaded.Errors {
-				t.Error(e)
-			}
-			set, err := sigma.Compile(loaded.Rules)
-			if err != nil {
-				t.Fatal(err)
-			}
-			correlations, refused := docs.Compile(set, correlate.Options{Lateness: config.DefaultLateness, Geo: geo})
-			for _, e := range slices.Concat(refused, correlations.Left()) {
-				t.Error(e)
-			}
-			count += len(correlations.Rules())
-			data, err := os.ReadFile(strings.TrimSuffix(file, ".yml") + ".sequences.txtar")
-			if err != nil {
-				t.Fatal(err)
-			}
-			product, _, _ := strings.Cut(file, "/")
-			name, own := formatOf[product]
-			if !own {
-				name = "json"
-			}
-			i := slices.IndexFunc(all, func(f format.Format) bool { return f.Name() == name })
-			if i < 0 {
-				t.Fatalf("there is no format %s", name)
-			}
-			hits, misses, fired := 0, 0, map[string]bool{}
-			for _, f := range txtar.Parse(data).Files {
-				hit, miss := strings.HasPrefix(f.Name, "hit-"), strings.HasPrefix(f.Name, "miss-")
-				if hit == miss || !strings.HasSuffix(f.Name, ".ndjson") {
-					t.Fatalf("%s is not hit-NAME.ndjson or miss-NAME.ndjson", f.Name)
-				}
-				signals := sequence(t, offline.MatchOptions{Set: set, Correlations: correlations, Format: all[i], In: bytes.NewReader(f.Data)})
-				switch {
-				case hit && len(signals) == 0:
-					t.Errorf("%s: no correlation makes a signal", f.Name)
-				case miss && len(signals) > 0:
-					t.Errorf("%s: %v make signals", f.Name, signals)
-				}
-				if hit {
-					hits++
-				} else {
-					misses++
-				}
-				for _, id := range signals {
-					fired[id] = true
-				}
-			}
-			if hits == 0 || misses == 0 {
-				t.Errorf("%d hits, %d misses: want one of each at least", hits, misses)
-			}
-			for _, r := range correlations.Rules() {
-				// A named one is there for others, which make the signals.
-				if r.Name == "" && !fired[r.ID] {
-					t.Errorf("%q makes no signal in any hit", r.Title)
-				}
-			}
-		})
-	}
-	t.Logf("%d correlations", count)
-}
-
-// sequence returns the correlations that make signals of a sequence of records.
-func sequence(t *testing.T, o offline.MatchOptions) []string {
-	t.Helper()
-	var out bytes.Buffer
-	o.Out = &out
-	if err := offline.Match(o); err != nil {
-		t.Fatal(err)
-	}
-	var signals []string
-	for line := range bytes.Lines(out.Bytes()) {
-		var l struct {
-			Correlation string `json:"correlation"`
-		}
-		if err := json.Unmarshal(line, &l); err != nil {
-			t.Fatal(err)
-		}
-		if l.Correlation != "" {
-			signals = append(signals, l.Correlation)
-		}
-	}
-	return signals
+	t.Logf("%d correlations, %d sequences", rep.Correlations, len(rep.Sequences))
 }

@@ -157,14 +157,24 @@ func (s *Server) registerOperator() {
 			return &out[Diagnosis]{d}, nil
 		})
 
+	type reloadInput struct {
+		KeepGoing bool `query:"keep_going" doc:"leave out the rules that are refused, in place of changing nothing"`
+	}
 	operation(s, Route{Method: "POST", Path: "/v1/reload", Verb: auth.Config, Limit: slowTimeout},
-		huma.Operation{OperationID: "reload", Summary: "Read the configuration again, all or nothing", Tags: tags, Errors: []int{http.StatusConflict}},
-		func(ctx context.Context, p auth.Principal, _ *struct{}) (*out[Reloaded], error) {
-			r, err := s.opt.Operator.Reload(ctx, p.Name)
+		huma.Operation{
+			OperationID: "reload", Summary: "Read the configuration again, all or nothing", Tags: tags, Errors: []int{http.StatusConflict},
+			Description: "Where anything is wrong all of it is told and nothing changes. With keep_going, rules that are refused are left out, and refused has them.",
+		},
+		func(ctx context.Context, p auth.Principal, in *reloadInput) (*out[Reloaded], error) {
+			r, err := s.opt.Operator.Reload(ctx, p.Name, in.KeepGoing)
 			if err != nil {
 				return nil, err
 			}
 			r.V = staunch.Version
+			if n := len(r.Refused) - maxFaults; n > 0 {
+				r.Refused = r.Refused[:maxFaults]
+				r.Notes = append(r.Notes, fmt.Sprintf("%d more reasons for which rules are refused are left out; doctor has them", n))
+			}
 			return &out[Reloaded]{r}, nil
 		})
 

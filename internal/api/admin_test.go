@@ -127,6 +127,15 @@ func TestOperator(t *testing.T) {
 	if r.want(r.do("admin", "POST", "/v1/reload", nil), 200).into(&rl); !rl.Changed || rl.V != 1 {
 		t.Errorf("%+v", rl)
 	}
+	r.oper.refused = maxFaults + 7
+	if p := r.want(r.do("admin", "POST", "/v1/reload", nil), 400).problem(); p.Place != "rules/0.yml:3" {
+		t.Errorf("%+v", p)
+	}
+	if r.want(r.do("admin", "POST", "/v1/reload?keep_going=true", nil), 200).into(&rl); len(rl.Refused) != maxFaults || rl.Refused[0].Place != "rules/0.yml:3" || len(rl.Notes) != 1 {
+		t.Errorf("%+v", rl)
+	}
+	r.want(r.do("admin", "POST", "/v1/reload?keep_going=perhaps", nil), 400).problem()
+	r.oper.refused = 0
 	r.oper.reload = errors.Join(
 		&staunch.Problem{Place: "rules/a.yml:3", Reason: "unknown modifier", Hint: "see the docs"},
 		errors.Join(&staunch.Problem{Place: "policies/b.yaml:9", Reason: "no such playbook"}))

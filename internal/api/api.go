@@ -86,8 +86,9 @@ type Operator interface {
 	// Reload reads the configuration again, all or nothing, and leaves a
 	// staunch.RecordConfig that names who in the transaction that activates it.
 	// The error wraps staunch.ErrInvalid (joined *staunch.Problem values name
-	// every place) where the new configuration is not usable.
-	Reload(ctx context.Context, who string) (Reloaded, error)
+	// every place) where the new configuration is not usable. With keepGoing,
+	// rules that are refused are left out and named in place of an error.
+	Reload(ctx context.Context, who string, keepGoing bool) (Reloaded, error)
 	// Doctor looks at everything that has to work and changes nothing.
 	Doctor(ctx context.Context) (Diagnosis, error)
 	// Ready returns nil once the process may be sent requests. It is called often

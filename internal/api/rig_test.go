@@ -394,13 +394,22 @@ func (fakeKnowledge) Lineage(_ store.Reader, ref staunch.Ref, _ int) (Lineage, b
 }
 
 type fakeOperator struct {
-	ready  error
-	reload error
-	checks []Check
+	ready   error
+	reload  error
+	refused int // faults that keep a reload from its end, unless it keeps going
+	checks  []Check
 }
 
-func (f *fakeOperator) Reload(context.Context, string) (Reloaded, error) {
-	return Reloaded{Bundle: "sha256:b", Changed: true}, f.reload
+func (f *fakeOperator) Reload(_ context.Context, _ string, keepGoing bool) (Reloaded, error) {
+	r := Reloaded{Bundle: "sha256:b", Changed: true}
+	for i := range f.refused {
+		fault := Fault{Place: fmt.Sprintf("rules/%d.yml:3", i), Message: "unknown modifier"}
+		if !keepGoing {
+			return Reloaded{}, &staunch.Problem{Place: fault.Place, Reason: fault.Message}
+		}
+		r.Refused = append(r.Refused, fault)
+	}
+	return r, f.reload
 }
 func (f *fakeOperator) Doctor(context.Context) (Diagnosis, error) {
 	return Diagnosis{Checks: f.checks}, nil

@@ -270,6 +270,8 @@ type Reloaded struct {
 	// Notes say what a person should know: what needs a restart, what was left
 	// out.
 	Notes []string `json:"notes,omitempty"`
+	// Refused has what is wrong with rules that are not used, each with its place.
+	Refused []Fault `json:"refused,omitempty"`
 }
 
 // Diagnosis is what doctor found.

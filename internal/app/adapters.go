@@ -350,14 +350,17 @@ type operator struct{ a *App }
 
 // Reload reads the configuration again. Rules, policies, identities, limits and
 // known sources change at once and together; what needs a restart is named.
-func (o operator) Reload(ctx context.Context, who string) (api.Reloaded, error) {
+//
+// Where rules are refused nothing changes, unless keepGoing has the others put in
+// place without them.
+func (o operator) Reload(ctx context.Context, who string, keepGoing bool) (api.Reloaded, error) {
 	o.a.nodes.reload.Lock()
 	defer o.a.nodes.reload.Unlock()
 	cfg, err := config.Load(o.a.cfg.File())
 	if err != nil {
 		return api.Reloaded{}, err
 	}
-	s, err := Load(cfg, true)
+	s, err := Load(cfg, !keepGoing)
 	if err != nil {
 		return api.Reloaded{}, err
 	}
@@ -368,6 +371,9 @@ func (o operator) Reload(ctx context.Context, who string) (api.Reloaded, error) 
 	out := api.Reloaded{V: staunch.Version, Bundle: s.Bundle.Hash, Changed: s.Bundle.Hash != old.Bundle.Hash}
 	for _, n := range restartNotes(old.Config, cfg) {
 		out.Notes = append(out.Notes, n+" changed: restart to use it")
+	}
+	for _, e := range s.RuleErrors {
+		out.Refused = append(out.Refused, api.Fault{Place: e.Place(), Message: e.What()})
 	}
 	o.a.use(s)
 	return out, nil

@@ -398,9 +398,10 @@ func (a *App) Start(ctx context.Context) error {
 	return nil
 }
 
-// Reload reads the configuration again, all or nothing.
-func (a *App) Reload(ctx context.Context, who string) (api.Reloaded, error) {
-	return operator{a}.Reload(ctx, who)
+// Reload reads the configuration again, all or nothing, or with keepGoing all but
+// the rules that are refused.
+func (a *App) Reload(ctx context.Context, who string, keepGoing bool) (api.Reloaded, error) {
+	return operator{a}.Reload(ctx, who, keepGoing)
 }
 
 // Failed yields an error that ends the node by itself.

@@ -301,7 +301,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	write(t, n.dir, "rules/grant.yaml", "title: Grant\nid: grant\nlevel: high\nlogsource: {product: app}\ndetection: {s: {action: grant}, condition: s}\n")
 	// One file is good and one is bad: nothing changes.
 	write(t, n.dir, "rules/bad.yaml", "title: Bad\nid: bad\nlogsource: {product: app}\ndetection: {s: {'a|nosuch': b}, condition: s}\n")
-	if _, err := n.app.Reload(t.Context(), "test"); !errors.Is(err, staunch.ErrInvalid) || !strings.Contains(err.Error(), "bad.yaml:4") {
+	if _, err := n.app.Reload(t.Context(), "test", false); !errors.Is(err, staunch.ErrInvalid) || !strings.Contains(err.Error(), "bad.yaml:4") {
 		t.Fatalf("reloading a bad rule gave %v", err)
 	}
 	n.post(event("1", "bob", "grant"))
@@ -310,7 +310,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	}
 	for _, bad := range []string{"v: 1\nnosuch: 1\n", nodeConfig + "policies: [nowhere]\n", nodeConfig + "limits: {global: {limit: 5, keep: 9}}\n"} {
 		write(t, n.dir, "staunch.yaml", bad)
-		if _, err := n.app.Reload(t.Context(), "test"); err == nil {
+		if _, err := n.app.Reload(t.Context(), "test", false); err == nil {
 			t.Errorf("a bad configuration was taken: %q", bad)
 		}
 	}
@@ -318,7 +318,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	if err := os.Remove(filepath.Join(n.dir, "rules/bad.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	r, err := n.app.Reload(t.Context(), "test")
+	r, err := n.app.Reload(t.Context(), "test", false)
 	if err != nil || !r.Changed {
 		t.Fatalf("reloading gave %+v, %v", r, err)
 	}
@@ -339,6 +339,81 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestReloadKeepsGoing: where the user says so, the rules that are refused are left
+// out and named, and the others are in force; what is wrong elsewhere still keeps
+// everything as it was.
+func TestReloadKeepsGoing(t *testing.T) {
+	n := newNode(t)
+	write(t, n.dir, "rules/grant.yaml", "title: Grant\nid: grant\nlevel: high\nlogsource: {product: app}\ndetection: {s: {action: grant}, condition: s}\n")
+	write(t, n.dir, "rules/bad.yaml", "title: Bad\nid: bad\nlogsource: {product: app}\ndetection: {s: {'a|nosuch': b}, condition: s}\n")
+	write(t, n.dir, "staunch.yaml", nodeConfig+"policies: [nowhere]\n")
+	if _, err := n.app.Reload(t.Context(), "test", true); !errors.Is(err, staunch.ErrInvalid) || !strings.Contains(err.Error(), "nowhere") {
+		t.Fatalf("reloading without its policies gave %v", err)
+	}
+	// Without it, the answer has the rule's place beside those of the rest.
+	_, err := n.app.Reload(t.Context(), "test", false)
+	if err == nil || !strings.Contains(err.Error(), "bad.yaml:4: rule \"bad\"") || !strings.Contains(err.Error(), "nowhere") {
+		t.Fatalf("reloading gave %v", err)
+	}
+	status, body := n.call(http.MethodPost, "/v1/reload", n.admin, "")
+	var p api.Problem
+	if err := json.Unmarshal(body, &p); err != nil || status != http.StatusBadRequest || len(p.Problems) < 2 || !strings.HasSuffix(p.Problems[0].Place, "rules/bad.yaml:4") {
+		t.Fatalf("reloading was answered %d %s (%v)", status, body, err)
+	}
+	n.post(event("1", "bob", "grant"))
+	if cs := n.cases(); len(cs) != 0 {
+		t.Fatalf("a refused reload put its good rule in force: %+v", cs)
+	}
+	write(t, n.dir, "staunch.yaml", nodeConfig)
+	r, err := n.app.Reload(t.Context(), "test", true)
+	if err != nil || !r.Changed || len(r.Refused) != 1 || !strings.HasSuffix(r.Refused[0].Place, "rules/bad.yaml:4") || !strings.Contains(r.Refused[0].Message, `rule "bad"`) {
+		t.Fatalf("reloading gave %+v, %v", r, err)
+	}
+	n.post(event("2", "bob", "grant"))
+	if cs := n.cases(); len(cs) != 1 {
+		t.Errorf("the good rule made %+v", cs)
+	}
+	err = n.app.Store().View(t.Context(), func(rd store.Reader) error {
+		recs, err := rd.RecordsAbout(r.Bundle, 10)
+		if len(recs) != 1 || !strings.Contains(string(recs[0].Body), `"refused":["rules/bad.yaml:4"]`) {
+			t.Errorf("the reload's records are %+v", recs)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTakesOverWhatAnotherKeptGoingWith: a node whose files make the active bundle
+// takes it over, though a rule among them is refused.
+func TestTakesOverWhatAnotherKeptGoingWith(t *testing.T) {
+	n := newNode(t)
+	write(t, n.dir, "rules/grant.yaml", "title: Grant\nid: grant\nlevel: high\nlogsource: {product: app}\ndetection: {s: {action: grant}, condition: s}\n")
+	write(t, n.dir, "rules/bad.yaml", "title: Bad\nid: bad\nlogsource: {product: app}\ndetection: {s: {'a|nosuch': b}, condition: s}\n")
+	cfg, err := config.Load(filepath.Join(n.dir, "staunch.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := app.Load(cfg, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = n.app.Store().Update(t.Context(), func(tx store.Tx) error {
+		return tx.PutBundle(store.Bundle{Hash: other.Bundle.Hash, Made: 1, Body: other.Body}, true)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.app.CheckBundle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.post(event("1", "bob", "grant"))
+	if cs := n.cases(); len(cs) != 1 {
+		t.Errorf("the rule of the active bundle made %+v", cs)
 	}
 }
 
@@ -392,7 +467,7 @@ func TestExpiredSecretsAreShredded(t *testing.T) {
 func TestApprovalTakesItsPlaces(t *testing.T) {
 	n := newNode(t)
 	write(t, n.dir, "identities.yaml", "v: 1\nidentities:\n  - {name: mallory, kind: service, owner: ops, tolerance: never, accounts: [\"account:json/app:name:mallory\"]}\n")
-	if _, err := n.app.Reload(t.Context(), "test"); err != nil {
+	if _, err := n.app.Reload(t.Context(), "test", false); err != nil {
 		t.Fatal(err)
 	}
 	n.post(event("1", "mallory", "dump"))
@@ -435,7 +510,7 @@ func TestReloadOfRuleSettings(t *testing.T) {
 	bundles := map[string]bool{}
 	reload := func(what string) {
 		t.Helper()
-		r, err := n.app.Reload(t.Context(), "test")
+		r, err := n.app.Reload(t.Context(), "test", false)
 		if err != nil || !r.Changed || bundles[r.Bundle] {
 			t.Fatalf("%s: reloading gave %+v, %v", what, r, err)
 		}
@@ -449,7 +524,7 @@ func TestReloadOfRuleSettings(t *testing.T) {
 	}
 	for _, bad := range []string{"rule_modes: {dmup: shadow}\n", "rule_modes: {dump: quiet}\n", "pipelines: [nowhere.yaml]\n"} {
 		write(t, n.dir, "staunch.yaml", nodeConfig+bad)
-		if _, err := n.app.Reload(t.Context(), "test"); err == nil {
+		if _, err := n.app.Reload(t.Context(), "test", false); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
 	}

@@ -55,10 +55,31 @@ func (a *App) activate(tx store.Tx, s *Setup, who string) error {
 	if err := tx.PutBundle(store.Bundle{Hash: s.Bundle.Hash, Made: now, Body: s.Body}, true); err != nil {
 		return err
 	}
-	return appendRecord(tx, staunch.RecordConfig, who, s.Bundle.Hash, now, map[string]any{
+	body := map[string]any{
 		"bundle": s.Bundle.Hash, "before": before, "rules": len(s.Bundle.Rules.Rules()), "identities": changes,
 		"mode": s.Config.Mode,
-	})
+	}
+	if refused := refusedPlaces(s); len(refused) > 0 {
+		body["refused"] = refused
+	}
+	return appendRecord(tx, staunch.RecordConfig, who, s.Bundle.Hash, now, body)
+}
+
+// mostRefused bounds the places of refused rules that a record names.
+const mostRefused = 20
+
+// refusedPlaces says where the rules stand that the set-up goes without.
+func refusedPlaces(s *Setup) []string {
+	var out []string
+	for i, e := range s.RuleErrors {
+		if i == mostRefused {
+			return append(out, fmt.Sprintf("and %d more", len(s.RuleErrors)-i))
+		}
+		e := *e
+		e.Path = relative(s.Config, e.Path)
+		out = append(out, e.Place())
+	}
+	return out
 }
 
 // begin activates the configuration that the node starts with, unless another
@@ -227,7 +248,9 @@ func (a *App) checkBundle(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading this node's files: %w", err)
 	}
-	s, err := Load(cfg, true)
+	// Whoever activated it chose whether to go without the rules that are refused:
+	// the hash says which are used, and which are silenced.
+	s, err := Load(cfg, false)
 	if err != nil {
 		return fmt.Errorf("reading this node's files: %w", err)
 	}

@@ -92,7 +92,7 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	s.RuleErrors = ruleErrs
 	if strict {
 		for _, e := range ruleErrs {
-			errs = append(errs, fmt.Errorf("%w: %w", staunch.ErrInvalid, e))
+			errs = append(errs, &staunch.Problem{Place: e.Place(), Reason: e.What()})
 		}
 	}
 	files, err := policyFiles(cfg)
@@ -140,7 +140,7 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 		// Correlations is left out where there are none, so that a bundle without
 		// them has the hash that it had before there were any.
 		Correlations string `json:"correlations,omitempty"`
-	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules, hashOf(correlations)})
+	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules, correlations.Hash()})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the bundle: %w", err)
 	}
@@ -148,13 +148,6 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	s.Body = body
 	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Correlations: correlations, Policy: policy, Groups: inventory.CountGroups(s.Identities)}
 	return s, nil
-}
-
-func hashOf(s *correlate.Set) string {
-	if len(s.Rules()) == 0 {
-		return ""
-	}
-	return s.Hash()
 }
 
 // relative names a file from the configuration's folder on.

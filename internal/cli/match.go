@@ -153,6 +153,16 @@ func (f *ruleFlags) options() (sigma.Options, error) {
 	return sigma.Options{Placeholders: values, Pipelines: pipelines}, err
 }
 
+// correlations says how correlations are compiled where no configuration does.
+func (f *ruleFlags) correlations() (correlate.Options, error) {
+	o := correlate.Options{Lateness: config.DefaultLateness}
+	var err error
+	if f.mmdb != "" {
+		o.Geo, err = app.OpenGeo(f.mmdb)
+	}
+	return o, err
+}
+
 // loadedRules are rules with the correlations over them.
 type loadedRules struct {
 	*sigma.Loaded
@@ -164,12 +174,10 @@ type loadedRules struct {
 
 // load reads rules and correlations. What is refused is in its Errors.
 func (f *ruleFlags) load(opts sigma.Options, paths ...string) (*loadedRules, error) {
-	l := &loadedRules{options: correlate.Options{Lateness: config.DefaultLateness}}
+	l := new(loadedRules)
 	var err error
-	if f.mmdb != "" {
-		if l.options.Geo, err = app.OpenGeo(f.mmdb); err != nil {
-			return nil, err
-		}
+	if l.options, err = f.correlations(); err != nil {
+		return nil, err
 	}
 	opts.Correlation = l.docs.Read
 	l.Loaded = sigma.LoadPaths(opts, paths...)

@@ -16,32 +16,48 @@ import (
 )
 
 func newReloadCmd(g *globals) *cobra.Command {
-	return &cobra.Command{
+	var keepGoing bool
+	cmd := &cobra.Command{
 		Use:   "reload",
 		Short: "Have the server read its configuration again",
 		Long: `Have the server read its configuration, rules, policies and identities again, all
-or nothing: where anything is wrong, all of it is told and nothing changes.`,
-		Example: `  staunch reload`,
-		Args:    cobra.NoArgs,
+or nothing: where anything is wrong, all of it is told and nothing changes.
+
+With --keep-going, rules that are refused are told and left out, and the rest takes
+effect; the exit code is 3 all the same when one was. A refused filter takes nothing
+out of the rules that it is for, and the rules of a refused correlation make no
+signals. Anything else that is wrong still keeps everything as it was.`,
+		Example: `  staunch reload
+  staunch reload --keep-going -o json`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.withClient(func(c *client.Client) error {
-				r, err := c.Reload(cmd.Context())
+				r, err := c.Reload(cmd.Context(), keepGoing)
 				if err != nil {
 					return err
 				}
-				return g.print(r, func(w io.Writer) {
+				err = g.print(r, func(w io.Writer) {
 					if r.Changed {
 						row(w, "the configuration is now "+r.Bundle)
 					} else {
 						row(w, "nothing changed: "+r.Bundle)
 					}
+					for _, f := range r.Refused {
+						row(w, "refused", f.Place, f.Message)
+					}
 					for _, n := range r.Notes {
 						row(w, "note: "+n)
 					}
 				})
+				if err == nil && len(r.Refused) > 0 {
+					err = errRulesRefused
+				}
+				return err
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&keepGoing, "keep-going", false, "leave out the rules that are refused")
+	return cmd
 }
 
 func newTokenCmd(g *globals) *cobra.Command {

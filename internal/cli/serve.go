@@ -110,7 +110,10 @@ func newServeCmd(g *globals) *cobra.Command {
 		Long: `Run a node: take records in, decide, contain, answer the API and AuthZEN. It uses
 SQLite in the data folder unless postgres_url is configured. It ends at SIGINT or
 SIGTERM; what is under way is durable and is taken up at the next start. SIGHUP
-reloads the configuration, as does "staunch reload".`,
+reloads the configuration, as does "staunch reload".
+
+Rules that are refused are logged with file and line, and the node starts with the
+others; "staunch doctor" lists them.`,
 		Example: `  staunch serve --config staunch.yaml`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -124,7 +127,7 @@ reloads the configuration, as does "staunch reload".`,
 				return err
 			}
 			for _, e := range setup.RuleErrors {
-				log.Warn("a rule was refused", "place", fmt.Sprintf("%s:%d", e.Path, e.Line), "rule", e.Rule, "reason", e.Reason)
+				log.Warn("a rule was refused", "place", e.Place(), "rule", e.Rule, "reason", e.Reason)
 			}
 			a, err := app.New(cmd.Context(), setup, app.Options{Log: log, Version: version})
 			if err != nil {
@@ -143,7 +146,7 @@ reloads the configuration, as does "staunch reload".`,
 				case err := <-a.Failed():
 					return errors.Join(err, a.Stop())
 				case <-hangup:
-					if r, err := a.Reload(cmd.Context(), "SIGHUP"); err != nil {
+					if r, err := a.Reload(cmd.Context(), "SIGHUP", false); err != nil {
 						log.Error("the configuration was not reloaded; the one before stays in force", "error", err)
 					} else {
 						log.Info("reloaded", "bundle", r.Bundle, "changed", r.Changed, "notes", strings.Join(r.Notes, "; "))

@@ -155,7 +155,7 @@ func TestNodesDecideByOneConfiguration(t *testing.T) {
 	}
 	before := a.active()
 	a.write("rules/grant.yaml", rule("grant"))
-	r, err := a.api.Reload(t.Context())
+	r, err := a.api.Reload(t.Context(), false)
 	if err != nil || !r.Changed || a.active() != r.Bundle {
 		t.Fatalf("reloading gave %+v, %v", r, err)
 	}

@@ -436,9 +436,16 @@ func (c *Client) Doctor(ctx context.Context) (api.Diagnosis, error) {
 	return get[api.Diagnosis](ctx, c, "/v1/doctor", nil)
 }
 
-// Reload has the server read its configuration again.
-func (c *Client) Reload(ctx context.Context) (api.Reloaded, error) {
-	return post[api.Reloaded](ctx, c, "/v1/reload", nil)
+// Reload has the server read its configuration again, with keepGoing without the
+// rules that are refused.
+func (c *Client) Reload(ctx context.Context, keepGoing bool) (api.Reloaded, error) {
+	q := url.Values{}
+	if keepGoing {
+		q.Set("keep_going", "true")
+	}
+	var out api.Reloaded
+	err := c.call(ctx, http.MethodPost, "/v1/reload", q, nil, &out)
+	return out, err
 }
 
 // Ingest posts a body of records for a source.

@@ -52,6 +52,31 @@ func Refs(list []sigma.Accusation, rec Record) []staunch.Ref {
 	return refs
 }
 
+// Correlated returns what a correlation accuses that groups by refs of the kind
+// narrowest, "" for none: where it lists nothing, that kind of the record's actor,
+// and otherwise what a rule would.
+func Correlated(list []sigma.Accusation, narrowest staunch.Kind, rec Record) []staunch.Ref {
+	if len(list) == 0 && narrowest != "" {
+		if refs := OfKind(rec.Keys.Actor, narrowest); len(refs) > 0 {
+			return refs
+		}
+	}
+	return Refs(list, rec)
+}
+
+// Hidden returns what stands for a text of the record: its digest where it is one
+// of the secrets, or the text itself.
+func Hidden(secrets []format.SecretValue) func(string) string {
+	return func(v string) string {
+		for _, s := range secrets {
+			if s.Value.Reveal() == v {
+				return s.Value.Digest()
+			}
+		}
+		return v
+	}
+}
+
 // OfKind returns the refs of the kind. Several schemes may name one thing, so
 // the first is accused; the inventory knows the others.
 func OfKind(actor []staunch.Ref, k staunch.Kind) []staunch.Ref {

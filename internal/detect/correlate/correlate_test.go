@@ -412,6 +412,68 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestManyWays: what is refused because events reach it by too many ways is not
+// looked through for aliases, which would take for ever.
+func TestManyWays(t *testing.T) {
+	var docs strings.Builder
+	inner := "a, b, c"
+	for level := range 16 {
+		var names []string
+		for i := range 8 {
+			name := fmt.Sprintf("l%di%d", level, i)
+			names = append(names, name)
+			fmt.Fprintf(&docs, "title: T\nid: %s\ncorrelation:\n  type: event_count\n  rules: [%s]\n  timespan: 1m\n  condition: {gte: 2}\n  aliases: {x: {zz: y}}\n---\n", name, inner)
+		}
+		inner = strings.Join(names, ", ")
+	}
+	_, set, errs := compile(t, docs.String(), correlate.Options{})
+	if len(set.Rules()) != 0 || len(errs) < 8*16 {
+		t.Errorf("%d can be used, %d errors", len(set.Rules()), len(errs))
+	}
+	// Without the aliases, the lowest levels can be used.
+	_, set, errs = compile(t, strings.ReplaceAll(docs.String(), "  aliases: {x: {zz: y}}\n", ""), correlate.Options{})
+	if len(set.Rules()) == 0 || !slices.ContainsFunc(errs, func(e *sigma.RuleError) bool { return strings.Contains(e.Reason, "more than 1000 ways") }) {
+		t.Errorf("%d can be used, errors %v", len(set.Rules()), errs)
+	}
+}
+
+// TestHash: what a refused correlation silences is part of what the set means.
+func TestHash(t *testing.T) {
+	hash := func(docs string) string {
+		_, s, _ := compile(t, docs, correlate.Options{})
+		return s.Hash()
+	}
+	good := corr("event_count", byUser+"  condition: {gte: 3}\n")
+	broken := strings.ReplaceAll(strings.Replace(good, "event_count", "evnt_count", 1), "corr\n", "broken\n")
+	lost := "title: L\nid: lost\ncorrelation:\n  type: event_count\n  rules: [b, nobody]\n  timespan: 1m\n  condition: {gte: 3}\n"
+	if h := hash("title: D\nid: rule-d\nlogsource: {product: x}\ndetection: {s: {op: d}, condition: s}\n"); h != "" {
+		t.Errorf("without correlations the hash is %q", h)
+	}
+	seen := map[string]string{}
+	for _, docs := range []string{good, broken, lost, good + "---\n" + lost, good + "---\n" + strings.Replace(lost, "[b,", "[c,", 1)} {
+		h := hash(docs)
+		if other, dup := seen[h]; dup || h == "" {
+			t.Errorf("the hash %q is that of\n%s\nand of\n%s", h, docs, other)
+		}
+		seen[h] = docs
+	}
+	// a is silenced by good already.
+	if hash(good+"---\n"+broken) != hash(good+"---\n"+strings.ReplaceAll(broken, "evnt", "evnnt")) {
+		t.Error("how a correlation is wrong is part of the hash")
+	}
+}
+
+func TestBases(t *testing.T) {
+	_, s := sound(t, corr("event_count", byUser+"  condition: {gte: 3}\n")+"---\ntitle: O\nid: outer\ncorrelation:\n  type: temporal\n  rules: [corr, c]\n  timespan: 1m\n", correlate.Options{})
+	got := map[string]string{}
+	for _, r := range s.Rules() {
+		got[r.ID] = fmt.Sprint(r.Bases(), r.Hidden())
+	}
+	if got["corr"] != "[0] true" || got["outer"] != "[0 2] false" {
+		t.Errorf("bases %v", got)
+	}
+}
+
 // TestOrderDoesNotMatter: permuting and repeating events leaves the same set of
 // signals (invariant I13), also when memory is lost in between.
 func TestOrderDoesNotMatter(t *testing.T) {

@@ -157,6 +157,35 @@ type Rule struct {
 	paths   int // ways from events to it
 }
 
+// Hidden reports whether it makes no signals of its own, because a correlation
+// refers to it and none that does says generate: true.
+func (r *Rule) Hidden() bool { return r.hidden }
+
+// Bases returns, in ascending order, the numbers of the rules whose matches count
+// for a compiled correlation, by way of other correlations as well.
+func (r *Rule) Bases() []int {
+	var out []int
+	seen := map[*Rule]bool{}
+	var walk func(*Rule)
+	walk = func(r *Rule) {
+		if seen[r] {
+			return
+		}
+		seen[r] = true
+		for _, o := range r.operands {
+			switch {
+			case o.corr != nil:
+				walk(o.corr)
+			case o.rule >= 0:
+				out = append(out, o.rule)
+			}
+		}
+	}
+	walk(r)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // body is the shape of a correlation section.
 type body struct {
 	Type      string    `yaml:"type"`

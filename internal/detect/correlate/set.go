@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -105,12 +106,37 @@ func (rd *Reader) Compile(rules *sigma.Set, opt Options) (*Set, []*sigma.RuleErr
 		}
 	}
 	s.reveal(c)
-	h := sha256.New()
-	for _, r := range s.rules {
-		h.Write([]byte(r.canonical(true)))
-	}
-	s.hash = hex.EncodeToString(h.Sum(nil))
+	s.hash = s.meaning(rules, len(c.errs)+len(c.left)+len(rd.refused) > 0)
 	return s, c.errs
+}
+
+// meaning is the hash over what the correlations mean. What was refused is not
+// among them and silences rules all the same, so with refused those count too.
+func (s *Set) meaning(rules *sigma.Set, refused bool) string {
+	var parts []string
+	for _, r := range s.rules {
+		parts = append(parts, r.canonical(true))
+	}
+	if refused {
+		for i, r := range rules.Rules() {
+			if s.hidden[i] {
+				parts = append(parts, "hidden "+r.ID)
+			}
+		}
+		for _, r := range s.rules {
+			if r.hidden {
+				parts = append(parts, "hidden "+r.ID)
+			}
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write([]byte(p))
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // link leads from rules to the correlations that refer to them.
@@ -261,16 +287,23 @@ func (c *compiler) bind(r *Rule, depth int) {
 	if r.Type == ImpossibleTravel && c.opt.Geo == nil {
 		c.lack(r, r.Line, "%s needs a database of places: give mmdb: FILE in the configuration, or --mmdb FILE", r.Type)
 	}
-	for alias, of := range r.Aliases {
-		for ref := range of {
-			if !c.aliasOf(r, ref, 0) {
-				c.refuse(r, r.Line, "the alias %s is for %q, which is not among the rules", alias, ref)
-			}
-		}
+	if c.state[r] == binding { // what was refused may refer to more than can be looked through
+		c.aliases(r)
 	}
 	if c.state[r] == binding {
 		c.state[r] = usable
 		r.key = digest("key", r.canonical(false))
+	}
+}
+
+// aliases refuses those that are for none of the rules.
+func (c *compiler) aliases(r *Rule) {
+	for _, alias := range slices.Sorted(maps.Keys(r.Aliases)) {
+		for _, ref := range slices.Sorted(maps.Keys(r.Aliases[alias])) {
+			if !c.aliasOf(r, ref, 0) {
+				c.refuse(r, r.Line, "the alias %s is for %q, which is not among the rules", alias, ref)
+			}
+		}
 	}
 }
 
@@ -358,7 +391,8 @@ func (s *Set) Left() []*sigma.RuleError {
 	return s.left
 }
 
-// Hash identifies what the correlations mean.
+// Hash identifies what the correlations mean, rules included that only refused
+// ones silence. It is empty where that is nothing.
 func (s *Set) Hash() string { return s.hash }
 
 // Hidden reports whether the rule of this number makes no signals of its own,

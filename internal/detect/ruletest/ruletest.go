@@ -13,6 +13,14 @@
 // Where a format for the rule's product is known, every hit is also read with
 // it: the format has to route the event to the rule, and the rule has to accuse
 // somebody, the ref under accuse where one is given.
+//
+// Beside a file with correlations stands rules/x.sequences.txtar, of hit-*.ndjson,
+// miss-*.ndjson and accuse: in each hit a correlation of x.yml has to hold, in a
+// miss none may. The rules that they refer to may stand in other files. Each event
+// is read with the format for the product of the rule that it matches, and where
+// there is none as plain JSON. Correlations that make no signals of their own,
+// because others refer to them, are looked at only where x.yml has no others. A
+// correlation that holds in no hit is untested.
 package ruletest
 
 import (
@@ -39,18 +47,22 @@ import (
 const Realm = "test"
 
 const (
-	ext        = ".txtar"
-	accuseFile = "accuse"
-	nobody     = "nobody"
+	ext         = ".txtar"
+	sequenceExt = ".sequences.txtar"
+	accuseFile  = "accuse"
+	nobody      = "nobody"
 
 	maxTestBytes = 4 << 20
 )
 
 // Options say what is tested, and with what.
 type Options struct {
+	// Rules say how rules are read. Run sets their Correlation itself.
 	Rules sigma.Options
-	// Formats read the events; without those of a product neither the log source
-	// nor the accused are checked.
+	// Correlations say how correlations are compiled.
+	Correlations correlate.Options
+	// Formats read the events; of those for a product the first counts. Without
+	// those of a product neither the log source nor the accused are checked.
 	Formats []format.Format
 	// Roots are files and folders to test; none means everything.
 	Roots []string
@@ -60,13 +72,20 @@ type Options struct {
 
 // Report is what a run of rule tests found.
 type Report struct {
-	V      int `json:"v"`
-	Rules  int `json:"rules"`
-	Files  int `json:"files"` // of tests
+	V     int `json:"v"`
+	Rules int `json:"rules"`
+	// Files and Events are of tests of single events.
+	Files  int `json:"files"`
 	Events int `json:"events"`
-	// Untested lists the rule files without a test.
-	Untested []string  `json:"untested,omitempty"`
-	Failures []Failure `json:"failures,omitempty"`
+	// Correlations counts those that can be used.
+	Correlations int `json:"correlations"`
+	// Sequences has what came of each sequence.
+	Sequences []Sequence `json:"sequences,omitempty"`
+	// Untested lists the rule files without a test, and UntestedCorrelations the
+	// correlations that hold in no sequence that has to hit.
+	Untested             []string   `json:"untested,omitempty"`
+	UntestedCorrelations []Untested `json:"untested_correlations,omitempty"`
+	Failures             []Failure  `json:"failures,omitempty"`
 }
 
 // Failure is one expectation that did not hold, or a file that is not right.
@@ -83,11 +102,17 @@ type Failure struct {
 }
 
 // OK reports whether there were tests and all of them held.
-func (r Report) OK() bool { return r.Events > 0 && len(r.Failures) == 0 }
+func (r Report) OK() bool { return r.Events+len(r.Sequences) > 0 && len(r.Failures) == 0 }
 
-// String prints the failures with file and line, and a summary line.
+// String prints what came of sequences, the failures with file and line, what is
+// untested, and a summary line.
 func (r Report) String() string {
 	var b strings.Builder
+	for _, q := range r.Sequences {
+		if q.OK {
+			b.WriteString(q.String() + "\n")
+		}
+	}
 	for _, f := range r.Failures {
 		b.WriteString(f.Place)
 		for _, s := range []string{f.Rule, f.Event} {
@@ -107,22 +132,37 @@ func (r Report) String() string {
 	for _, u := range r.Untested {
 		fmt.Fprintf(&b, "%s: has no test\n", u)
 	}
-	fmt.Fprintf(&b, "%d rules, %d events in %d test files, %d files without a test, %d failures\n", r.Rules, r.Events, r.Files, len(r.Untested), len(r.Failures))
+	for _, u := range r.UntestedCorrelations {
+		fmt.Fprintf(&b, "%s: %s: %s\n", u.Place, u.Rule, u.Reason)
+	}
+	fmt.Fprintf(&b, "%d rules, %d events in %d test files, %d correlations, %d sequences, %d without a test, %d failures\n",
+		r.Rules, r.Events, r.Files, r.Correlations, len(r.Sequences), len(r.Untested)+len(r.UntestedCorrelations), len(r.Failures))
 	return b.String()
 }
 
-// Run tests the rules of a file system. An error means that they could not be
-// tested; whatever is wrong with rules and tests is in the report.
+// Run tests the rules and correlations of a file system. An error means that they
+// could not be tested; whatever is wrong with them and their tests is in the report.
 func Run(fsys fs.FS, o Options) (Report, error) {
 	t := &tester{fsys: fsys, o: o, rep: Report{V: staunch.Version}}
-	if o.Rules.Correlation == nil {
-		o.Rules.Correlation = new(correlate.Reader).Read // only checked; tests are of single events
+	var docs correlate.Reader
+	o.Rules.Correlation = docs.Read
+	loaded := sigma.LoadSources(o.Rules, sigma.Source{FS: fsys, Roots: o.Roots})
+	refused := loaded.Errors
+	if docs.Len() > 0 {
+		var err error
+		if t.all, err = sigma.Compile(loaded.Rules); err != nil {
+			return t.rep, fmt.Errorf("compiling the rules: %w", err)
+		}
+		var errs []*sigma.RuleError
+		t.correlations, errs = docs.Compile(t.all, o.Correlations)
+		refused = append(refused, errs...)
 	}
-	rules, refused := sigma.Load(fsys, o.Rules, o.Roots...)
+	wrong := map[string]bool{}
 	for _, e := range refused {
+		wrong[e.Path] = true
 		t.fail(Failure{Place: t.place(e.Path, e.Line), Rule: e.Rule, Got: "refused: " + e.Reason})
 	}
-	for len(rules) > 0 {
+	for rules := loaded.Rules; len(rules) > 0; {
 		n := slices.IndexFunc(rules, func(r *sigma.Rule) bool { return r.Path != rules[0].Path })
 		if n < 0 {
 			n = len(rules)
@@ -132,6 +172,16 @@ func Run(fsys fs.FS, o Options) (Report, error) {
 		}
 		rules = rules[n:]
 	}
+	own := map[string][]*correlate.Rule{}
+	for _, r := range t.correlations.Rules() {
+		t.rep.Correlations++
+		own[r.Path] = append(own[r.Path], r)
+	}
+	for _, file := range loaded.Files {
+		if err := t.sequences(file, own[file], wrong[file]); err != nil {
+			return t.rep, err
+		}
+	}
 	return t.rep, nil
 }
 
@@ -139,6 +189,9 @@ type tester struct {
 	fsys fs.FS
 	o    Options
 	rep  Report
+	// all are the rules by whose numbers the correlations go; nil without any.
+	all          *sigma.Set
+	correlations *correlate.Set
 }
 
 func (t *tester) fail(f Failure) { t.rep.Failures = append(t.rep.Failures, f) }
@@ -159,12 +212,17 @@ type test struct {
 	title   string
 	lines   map[string]int // of the events
 	accused map[string][]string
+	// suite is set where the files are sequences for correlations.
+	suite *suite
 }
+
+// beside names the test of a rule file.
+func beside(file, ext string) string { return strings.TrimSuffix(file, path.Ext(file)) + ext }
 
 // file tests the rules of one file.
 func (t *tester) file(rules []*sigma.Rule) error {
 	t.rep.Rules += len(rules)
-	x := test{name: strings.TrimSuffix(rules[0].Path, path.Ext(rules[0].Path)) + ext, rules: rules, title: rules[0].Title, lines: map[string]int{}}
+	x := test{name: beside(rules[0].Path, ext), rules: rules, title: rules[0].Title, lines: map[string]int{}}
 	data, err := read(t.fsys, x.name)
 	if errors.Is(err, fs.ErrNotExist) {
 		t.rep.Untested = append(t.rep.Untested, t.place(rules[0].Path, rules[0].Line))
@@ -223,6 +281,14 @@ func kindOf(name string) (hit, sequence, ok bool) {
 	return hit, sequence, stem != ""
 }
 
+// recordsOf returns the events of one of a test's files.
+func recordsOf(f txtar.File) [][]byte {
+	if _, sequence, _ := kindOf(f.Name); !sequence {
+		return [][]byte{f.Data}
+	}
+	return bytes.Split(bytes.TrimSpace(f.Data), []byte("\n"))
+}
+
 // names checks the test's files and reads whom they accuse.
 func (t *tester) names(x *test, arch *txtar.Archive, data []byte) bool {
 	before := len(t.rep.Failures)
@@ -247,7 +313,9 @@ func (t *tester) names(x *test, arch *txtar.Archive, data []byte) bool {
 			accused = f.Data
 			continue
 		}
-		switch hit, _, ok := kindOf(f.Name); {
+		switch hit, sequence, ok := kindOf(f.Name); {
+		case x.suite != nil && !(ok && sequence):
+			bad(line, "the file %q is not hit-NAME.ndjson, miss-NAME.ndjson or accuse", f.Name)
 		case !ok:
 			bad(line, "the file %q is not hit-NAME.json, miss-NAME.json, one of these with .ndjson, or accuse", f.Name)
 		case hit:
@@ -256,11 +324,15 @@ func (t *tester) names(x *test, arch *txtar.Archive, data []byte) bool {
 			misses++
 		}
 	}
+	what, kind := "event", ".json"
+	if x.suite != nil {
+		what, kind = "sequence", ".ndjson"
+	}
 	if hits == 0 {
-		bad(0, "has no event that hits (hit-NAME.json)")
+		bad(0, "has no %s that hits (hit-NAME%s)", what, kind)
 	}
 	if misses == 0 {
-		bad(0, "has no event that nearly hits (miss-NAME.json)")
+		bad(0, "has no %s that nearly hits (miss-NAME%s)", what, kind)
 	}
 	x.accused = map[string][]string{}
 	for i, line := range strings.Split(string(accused), "\n") {
@@ -290,20 +362,16 @@ func (t *tester) names(x *test, arch *txtar.Archive, data []byte) bool {
 
 // event runs one event or sequence.
 func (t *tester) event(x *test, f txtar.File) {
-	wantHit, sequence, _ := kindOf(f.Name)
+	wantHit, _, _ := kindOf(f.Name)
 	fail := func(want, got string, why []string) {
 		t.fail(Failure{Place: t.place(x.name, x.lines[f.Name]), Rule: x.title, Event: f.Name, Want: want, Got: got, Why: why})
-	}
-	records := [][]byte{f.Data}
-	if sequence {
-		records = bytes.Split(bytes.TrimSpace(f.Data), []byte("\n"))
 	}
 	var (
 		matched bool
 		why     []string
 		accused []string
 	)
-	for i, raw := range records {
+	for i, raw := range recordsOf(f) {
 		t.rep.Events++
 		doc := jsondoc.New(jsondoc.DefaultLimits())
 		if err := doc.Parse(bytes.TrimSpace(raw)); err != nil {
@@ -349,17 +417,28 @@ func (t *tester) event(x *test, f txtar.File) {
 		fail("no match", "one", why)
 		return
 	}
-	if want := x.accused[f.Name]; len(want) > 0 {
+	t.judgeAccused(x, f.Name, accused, true)
+}
+
+// judgeAccused compares whom a hit accuses with what is said of it, or where
+// nothing is and somebody has to be, wants somebody.
+func (t *tester) judgeAccused(x *test, name string, accused []string, somebody bool) bool {
+	f := Failure{Place: t.place(x.name, x.lines[name]), Rule: x.title, Event: name}
+	if want := x.accused[name]; len(want) > 0 {
 		slices.Sort(want)
 		slices.Sort(accused)
-		if accused = slices.Compact(accused); !slices.Equal(want, accused) {
-			fail("to accuse "+strings.Join(want, ", "), strings.Join(accused, ", "), nil)
+		if accused = slices.Compact(accused); slices.Equal(want, accused) {
+			return true
 		}
-		return
+		f.Want, f.Got = "to accuse "+strings.Join(want, ", "), strings.Join(accused, ", ")
+	} else {
+		if !somebody || !slices.Contains(accused, nobody) {
+			return true
+		}
+		f.Want, f.Got = "to accuse somebody", nobody
 	}
-	if slices.Contains(accused, nobody) {
-		fail("to accuse somebody", nobody, nil)
-	}
+	t.fail(f)
+	return false
 }
 
 // match returns the rules that the record matches, and the OCSF event that the
@@ -405,10 +484,34 @@ func (t *tester) mapped(x *test, doc *jsondoc.Doc) ([]byte, error) {
 	return nil, errors.New("a rule is written in OCSF's names, the record is no OCSF event, and no format is for the rule's product")
 }
 
-// accuse reads the record with the formats of the rule's product and returns
-// whom the rule accuses, "nobody" for none, and nothing where no format is for
-// the product.
+// accuse reads the record with the format for the rule's product and returns whom
+// the rule accuses, "nobody" for none, and nothing where no format is for the
+// product.
 func (t *tester) accuse(r *sigma.Rule, doc *jsondoc.Doc) ([]string, error) {
+	f, err := t.reader(r, doc)
+	if f == nil || err != nil {
+		return nil, err
+	}
+	env := format.Env{Source: Realm, Realm: Realm}
+	keys, err := f.Keys(doc, env)
+	if err != nil {
+		return nil, fmt.Errorf("format %s cannot read it: %w", f.Name(), err)
+	}
+	refs := accuse.Refs(r.Accuse, accuse.Record{Format: f, Realm: Realm, Doc: doc, Keys: keys, Secrets: f.Secrets(doc, env)})
+	if len(refs) == 0 {
+		return []string{nobody}, nil
+	}
+	out := make([]string, len(refs))
+	for i, ref := range refs {
+		out[i] = ref.String()
+	}
+	return out, nil
+}
+
+// reader returns the first format for the rule's product that routes the record to
+// the rule, nil where no format is for the product. It is an error that all of them
+// route it elsewhere.
+func (t *tester) reader(r *sigma.Rule, doc *jsondoc.Doc) (format.Format, error) {
 	var other []string
 	for _, f := range t.o.Formats {
 		p := f.Logsource(doc)
@@ -416,23 +519,10 @@ func (t *tester) accuse(r *sigma.Rule, doc *jsondoc.Doc) ([]string, error) {
 		if ls.All || ls.Product == "" || !strings.EqualFold(ls.Product, r.Logsource.Product) {
 			continue
 		}
-		if !ls.Covers(r.Logsource) {
-			other = append(other, fmt.Sprintf("%s/%s%s (format %s)", ls.Product, ls.Category, ls.Service, f.Name()))
-			continue
+		if ls.Covers(r.Logsource) {
+			return f, nil
 		}
-		keys, err := f.Keys(doc, format.Env{Source: Realm, Realm: Realm})
-		if err != nil {
-			return nil, fmt.Errorf("format %s cannot read it: %w", f.Name(), err)
-		}
-		refs := accuse.Refs(r.Accuse, accuse.Record{Format: f, Realm: Realm, Doc: doc, Keys: keys, Secrets: f.Secrets(doc, format.Env{Source: Realm, Realm: Realm})})
-		if len(refs) == 0 {
-			return []string{nobody}, nil
-		}
-		out := make([]string, len(refs))
-		for i, ref := range refs {
-			out[i] = ref.String()
-		}
-		return out, nil
+		other = append(other, fmt.Sprintf("%s/%s%s (format %s)", ls.Product, ls.Category, ls.Service, f.Name()))
 	}
 	if len(other) > 0 {
 		return nil, fmt.Errorf("it goes to the log source %s, and the rule is for %s/%s%s",

@@ -383,6 +383,12 @@ func (p *ruleParser) value(field string, m modifiers, n *yaml.Node) ([]*pred, er
 			return nil, err
 		}
 		for _, pt := range ps {
+			if len(m.chain) > 0 || m.expand {
+				p.made += pt.size()
+			}
+			if p.made > p.limits.MadeBytes {
+				return nil, errMade(p.limits.MadeBytes)
+			}
 			if field != "" {
 				q := patternPred(field, pt, m.cased)
 				q.path = jsondoc.ParsePath(field).Fold()
@@ -405,6 +411,10 @@ func (p *ruleParser) value(field string, m modifiers, n *yaml.Node) ([]*pred, er
 		}
 	}
 	return out, nil
+}
+
+func errMade(most int) error {
+	return fmt.Errorf("modifiers and placeholders make more than %d bytes of the document's values", most)
 }
 
 // patterns applies the modifiers that change a value, in their order.
@@ -472,26 +482,83 @@ func (p *ruleParser) regex(field string, m modifiers, n *yaml.Node) ([]*pred, er
 	if m.flags != "" {
 		text = "(?" + m.flags + ")" + text
 	}
+	if *p.regexes -= len(text) + wideSize*len(wideRange.FindAllStringIndex(text, -1)); *p.regexes < 0 {
+		return nil, errRegexes(p.limits.Regexes)
+	}
+	tree, err := syntax.Parse(text, syntax.Perl)
+	if err != nil {
+		return nil, fmt.Errorf("the regular expression is not supported: %w", err)
+	}
+	size := programSize(tree, p.limits.RegexSize)
+	if size > p.limits.RegexSize {
+		return nil, fmt.Errorf("the regular expression has more than %d instructions when its repeats are written out", p.limits.RegexSize)
+	}
+	if *p.regexes -= size; *p.regexes < 0 {
+		return nil, errRegexes(p.limits.Regexes)
+	}
 	re, err := regexp.Compile(text)
 	if err != nil {
 		return nil, fmt.Errorf("the regular expression is not supported: %w", err)
 	}
 	q := &pred{kind: predRegex, field: field, path: jsondoc.ParsePath(field).Fold(), re: re, reText: text}
-	if tree, err := syntax.Parse(text, syntax.Perl); err == nil {
-		q.must, q.mustFold = requiredText(tree)
-	}
+	q.must, q.mustFold = requiredText(tree)
 	if field == "" {
 		q.kind, q.match = predKeyword, predRegex
 	}
 	return []*pred{q}, nil
 }
 
+// wideRange finds what may be a range with many characters in a class. Where case
+// does not count such a range is read character by character, for some ten
+// milliseconds each; wideSize is what it counts for, in instructions.
+var wideRange = regexp.MustCompile(`-(?:\\x\{|[^\x00-\x7f])`)
+
+const wideSize = 4000
+
+func errRegexes(most int) error {
+	return fmt.Errorf("the regular expressions of the file come to more than %d instructions and bytes; put some into other files", most)
+}
+
+// programSize is about how many instructions a regular expression compiles to. The
+// matcher is linear in the record, and as slow as this for each of its bytes. It
+// stops counting above limit.
+func programSize(re *syntax.Regexp, limit int) int {
+	n := 1
+	switch re.Op {
+	case syntax.OpLiteral:
+		n = len(re.Rune)
+	case syntax.OpCharClass:
+		n = 1 + len(re.Rune)/10 // in memory, ten runes are as large as an instruction
+	}
+	for _, sub := range re.Sub {
+		if n += programSize(sub, limit); n > limit {
+			return n
+		}
+	}
+	if re.Op == syntax.OpRepeat {
+		times := max(re.Min, re.Max, 1)
+		if re.Max < 0 {
+			times++ // the last one as often as it likes
+		}
+		n *= times
+	}
+	return n
+}
+
 // expand replaces the placeholders of a value, giving every combination.
 func (p *ruleParser) expand(s string) ([]string, error) {
 	out := []string{""}
+	size := 0 // of all that is in out
 	app := func(vals ...string) error {
 		if len(out)*len(vals) > p.limits.Values {
 			return fmt.Errorf("placeholders give more than %d values", p.limits.Values)
+		}
+		more := 0
+		for _, v := range vals {
+			more += len(v)
+		}
+		if size = size*len(vals) + more*len(out); size > p.limits.MadeBytes {
+			return errMade(p.limits.MadeBytes)
 		}
 		next := make([]string, 0, len(out)*len(vals))
 		for _, o := range out {
@@ -502,9 +569,18 @@ func (p *ruleParser) expand(s string) ([]string, error) {
 		out = next
 		return nil
 	}
+	var lit strings.Builder // between placeholders
+	flush := func() error {
+		defer lit.Reset()
+		if lit.Len() == 0 {
+			return nil
+		}
+		return app(lit.String())
+	}
+	found := 0
 	for i := 0; i < len(s); {
 		if strings.HasPrefix(s[i:], `\%`) {
-			_ = app("%") // one value cannot be too many
+			lit.WriteByte('%')
 			i += 2
 			continue
 		}
@@ -516,6 +592,12 @@ func (p *ruleParser) expand(s string) ([]string, error) {
 					p.missing++
 					return nil, fmt.Errorf("the placeholder %%%s%% has no values: give it with --placeholder %s=VALUE, or under placeholders in staunch.yaml or a pipeline", name, name)
 				}
+				if found++; found > maxPlaceholders {
+					return nil, fmt.Errorf("a value has more than %d placeholders", maxPlaceholders)
+				}
+				if err := flush(); err != nil {
+					return nil, err
+				}
 				if err := app(vals...); err != nil {
 					return nil, err
 				}
@@ -523,13 +605,14 @@ func (p *ruleParser) expand(s string) ([]string, error) {
 				continue
 			}
 		}
-		from := i
-		for i++; i < len(s) && s[i] != '%' && !strings.HasPrefix(s[i:], `\%`); i++ {
-		}
-		_ = app(s[from:i]) // one value cannot be too many
+		lit.WriteByte(s[i])
+		i++
 	}
-	return out, nil
+	return out, flush()
 }
+
+// maxPlaceholders bounds those of one value.
+const maxPlaceholders = 100
 
 func placeholderName(s string) bool {
 	for _, r := range s {

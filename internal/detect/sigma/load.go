@@ -143,6 +143,13 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 			if d.IsDir() || name != root && ext != ".yml" && ext != ".yaml" || seen[name] {
 				return nil
 			}
+			// A pipe would be waited for. One that the user names is meant.
+			if name != root && !d.Type().IsRegular() {
+				if info, err := fs.Stat(fsys, name); err == nil && !info.Mode().IsRegular() {
+					l.refuse(&RuleError{Path: shown(name), Reason: "it is no regular file"})
+					return nil
+				}
+			}
 			if len(files) >= limits.Files {
 				l.refuse(&RuleError{Path: shown(name), Reason: fmt.Sprintf("more than %d rule files; this one and those behind it are not read", limits.Files)})
 				return full
@@ -166,7 +173,9 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 		if l.Data == nil {
 			l.Data = map[string][]byte{}
 		}
-		l.Data[shown(name)] = data
+		if len(data) <= limits.FileBytes {
+			l.Data[shown(name)] = data
+		}
 		l.parse(shown(name), data, opts)
 	}
 }
@@ -244,8 +253,8 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 		l.refuse(&RuleError{Path: name, Reason: fmt.Sprintf("the file is larger than %d bytes", limits.FileBytes)})
 		return
 	}
-	if i := invalidUTF8(data); i >= 0 {
-		l.refuse(&RuleError{Path: name, Line: 1 + bytes.Count(data[:i], []byte("\n")), Reason: "the file is not UTF-8"})
+	if i, reason := badText(data); i >= 0 {
+		l.refuse(&RuleError{Path: name, Line: 1 + bytes.Count(data[:i], []byte("\n")), Reason: reason})
 		return
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
@@ -254,6 +263,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 		return
 	}
 	found := false
+	regexes := limits.Regexes
 	for n := 0; ; n++ {
 		var doc yaml.Node
 		err := loader.Load(&doc)
@@ -272,7 +282,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 			continue
 		}
 		found = true
-		p := &ruleParser{path: name, opts: opts, limits: limits, rule: &Rule{Path: name, Line: doc.Line}}
+		p := &ruleParser{path: name, opts: opts, limits: limits, regexes: &regexes, rule: &Rule{Path: name, Line: doc.Line}}
 		if p.check(&doc) {
 			p.document(&doc)
 		}
@@ -300,18 +310,23 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 	}
 }
 
-func invalidUTF8(b []byte) int {
-	if utf8.Valid(b) {
-		return -1
-	}
+// badText returns where something stands that YAML does not take, and what; -1 for
+// nothing. The library would not say where.
+func badText(b []byte) (at int, reason string) {
 	for i := 0; i < len(b); {
-		r, n := utf8.DecodeRune(b[i:])
-		if r == utf8.RuneError && n == 1 {
-			return i
+		r, n := rune(b[i]), 1
+		if r >= utf8.RuneSelf {
+			r, n = utf8.DecodeRune(b[i:])
+		}
+		switch {
+		case r == utf8.RuneError && n == 1:
+			return i, "the file is not UTF-8"
+		case r < ' ' && r != '\t' && r != '\n' && r != '\r', r == 0xFFFE, r == 0xFFFF:
+			return i, fmt.Sprintf("the control character U+%04X is not allowed", r)
 		}
 		i += n
 	}
-	return -1
+	return -1, ""
 }
 
 func yamlError(name string, err error) *RuleError {
@@ -346,6 +361,9 @@ type ruleParser struct {
 	values int         // values that modifiers made of the document's
 	// missing counts the uses of placeholders that have no values.
 	missing int
+	made    int // bytes of those values
+	// regexes is what is left of the file's bound on regular expressions.
+	regexes *int
 	// correlation says that the document went to Options.Correlation.
 	correlation bool
 }

@@ -135,11 +135,24 @@ func (p pattern) windash() pattern {
 	return out
 }
 
-const maxDashVariants = 625 // four dashes
+const (
+	maxDashVariants = 625 // four dashes
+	maxDashBytes    = 1 << 20
+)
+
+// size is the length of the pattern's text in bytes.
+func (p pattern) size() int {
+	n := 0
+	for _, e := range p {
+		n += len(e.text)
+	}
+	return n
+}
 
 // spellDashes writes the dash elements out, for modifiers that encode.
 func (p pattern) spellDashes() ([]pattern, error) {
 	out := []pattern{nil}
+	size := p.size()
 	for _, e := range p {
 		if e.kind != elemDash {
 			for i := range out {
@@ -149,6 +162,9 @@ func (p pattern) spellDashes() ([]pattern, error) {
 		}
 		if len(out)*len(dashes) > maxDashVariants {
 			return nil, fmt.Errorf("windash before an encoding gives more than %d values", maxDashVariants)
+		}
+		if len(out)*len(dashes)*size > maxDashBytes {
+			return nil, fmt.Errorf("windash before an encoding gives more than %d bytes", maxDashBytes)
 		}
 		var next []pattern
 		for _, o := range out {

@@ -15,7 +15,10 @@ const (
 	DefaultMaxDepth      = 32
 	DefaultMaxValues     = 20_000
 	DefaultMaxRegexBytes = 8 << 10
+	DefaultMaxRegexSize  = 10_000
+	DefaultMaxRegexes    = 200_000
 	DefaultMaxValueBytes = 64 << 10
+	DefaultMaxMadeBytes  = 16 << 20
 	DefaultMaxCondition  = 16 << 10
 )
 
@@ -27,7 +30,10 @@ type Limits struct {
 	Depth          int // nesting of a document's nodes, aliases followed
 	Values         int // nodes of one document, every use of an alias counted, and values that modifiers make of them
 	RegexBytes     int // length of one regular expression in bytes
+	RegexSize      int // instructions of one regular expression, its repeats written out
+	Regexes        int // the same of all in one file, their text counted as well
 	ValueBytes     int // length of any other scalar in bytes
+	MadeBytes      int // text that modifiers and placeholders make of one document's values
 	ConditionBytes int // length of one condition in bytes
 }
 
@@ -38,7 +44,8 @@ func (l Limits) withDefaults() Limits {
 	}{
 		{&l.FileBytes, DefaultMaxFileBytes}, {&l.Files, DefaultMaxFiles}, {&l.Documents, DefaultMaxDocuments},
 		{&l.Depth, DefaultMaxDepth}, {&l.Values, DefaultMaxValues}, {&l.RegexBytes, DefaultMaxRegexBytes},
-		{&l.ValueBytes, DefaultMaxValueBytes}, {&l.ConditionBytes, DefaultMaxCondition},
+		{&l.RegexSize, DefaultMaxRegexSize}, {&l.Regexes, DefaultMaxRegexes},
+		{&l.ValueBytes, DefaultMaxValueBytes}, {&l.MadeBytes, DefaultMaxMadeBytes}, {&l.ConditionBytes, DefaultMaxCondition},
 	} {
 		if *f.v <= 0 {
 			*f.v = f.d
@@ -182,17 +189,24 @@ type RuleError struct {
 	Reason string
 }
 
-// Error returns "path:line: reason", with the rule's name before the reason.
-func (e *RuleError) Error() string {
-	where := e.Path
+// Place returns "path:line", or the path where the file as a whole is meant.
+func (e *RuleError) Place() string {
 	if e.Line > 0 {
-		where = fmt.Sprintf("%s:%d", e.Path, e.Line)
+		return fmt.Sprintf("%s:%d", e.Path, e.Line)
 	}
-	if e.Rule != "" {
-		return fmt.Sprintf("%s: rule %q: %s", where, e.Rule, e.Reason)
-	}
-	return where + ": " + e.Reason
+	return e.Path
 }
+
+// What returns the reason, with the rule's name before it.
+func (e *RuleError) What() string {
+	if e.Rule != "" {
+		return fmt.Sprintf("rule %q: %s", e.Rule, e.Reason)
+	}
+	return e.Reason
+}
+
+// Error returns the place and what is wrong there.
+func (e *RuleError) Error() string { return e.Place() + ": " + e.What() }
 
 // levelConfidence is documented in the package comment.
 func levelConfidence(level string) (float64, bool) {

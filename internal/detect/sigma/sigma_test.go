@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
@@ -420,12 +421,17 @@ func TestRefusals(t *testing.T) {
 		{item("a|base64offset: a"), "too short", 5},
 		{item("a|wide: ä"), "needs base64", 5},
 		{item("a|windash|base64: '-a -b -c -d -e'"), "more than 625", 5},
+		{item("a|windash|base64: '-a -b -c -d " + strings.Repeat("x", 2000) + "'"), "more than 1048576 bytes", 5},
+		{item("a|re: '(?:[a-z]+xyz|[0-9]+y){999}'"), "more than 10000 instructions", 5},
+		{item("a|re: '(?:abcdefghij){1,}(?:abcdefghijk){999,}'"), "more than 10000 instructions", 5},
 		{item("a: !!binary aGk="), "YAML tag", 5},
 		{item("a: !own x"), "YAML tag", 5},
 		{item("<<: {a: 1}"), "merge keys", 5},
 		{item("? [a]\n    : 1"), "a key must be plain text", 5},
 		{"title: " + strings.Repeat("x", 300) + "\nlogsource: {product: p}\ndetection: {s: {a: 1}, condition: s}\n", "longer than 256", 1},
 		{"title: \xff\n", "not UTF-8", 1},
+		{"title: T\nid: a\x00b\n", "control character U+0000", 2},
+		{"title: T\n\nid: a\uffffb\n", "control character U+FFFF", 3},
 	} {
 		rules, errs := Parse("dir/t.yml", []byte(tc.text), Options{})
 		if len(rules) != 0 || len(errs) == 0 {
@@ -438,6 +444,23 @@ func TestRefusals(t *testing.T) {
 		}
 		if !ok {
 			t.Errorf("%s\n  got %v\n want line %d, %q", tc.text, errs, tc.line, tc.reason)
+		}
+	}
+}
+
+// TestBacktracking: patterns that make other engines try without end are linear
+// here, so they are not refused.
+func TestBacktracking(t *testing.T) {
+	for _, re := range []string{"^(a+)+$", "^([a-z]+)*$", "^(a|aa)+$", "^(.*a){20}$"} {
+		r := parseOne(t, ruleText("s: {f|re: '"+re+"'}\ncondition: s"), Options{})
+		s, err := Compile([]*Rule{r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc := parseDoc(t, `{"f":"`+strings.Repeat("a", 20_000)+`!"}`)
+		began := time.Now()
+		if got := s.Match(doc, everything, nil, nil); len(got) > 0 || time.Since(began) > 20*time.Second {
+			t.Errorf("%s: %d matches in %s", re, len(got), time.Since(began))
 		}
 	}
 }
@@ -459,6 +482,11 @@ func TestBounds(t *testing.T) {
 		{"values", ruleText("s: {a: [" + strings.Repeat("1,", 100) + "]}\ncondition: s"), "more than 50 values", Limits{Values: 50}, nil},
 		{"a value", ruleText("s: {a: " + strings.Repeat("x", 200) + "}\ncondition: s"), "longer than 100 bytes", Limits{ValueBytes: 100}, nil},
 		{"a condition", ruleText("s: {a: 1}\ncondition: s" + strings.Repeat(" or s", 100)), "condition is longer than 100", Limits{ConditionBytes: 100}, nil},
+		{"regular expressions", ruleText("s:\n  a|re:\n" + strings.Repeat("    - 'a{900}'\n", 20) + "condition: s"), "come to more than 10000", Limits{Regexes: 10_000}, nil},
+		{"wide ranges", ruleText("s:\n  a|re:\n" + strings.Repeat("    - '[a-\\x7f\\x{100}-ſ]'\n", 6) + "condition: s"), "come to more than 10000", Limits{Regexes: 10_000}, nil},
+		{"what modifiers make", ruleText("s:\n  a|base64offset|contains:\n" + strings.Repeat("    - abcdefghijklmnopqrstuvwxyz\n", 20) + "condition: s"), "make more than 1500 bytes", Limits{MadeBytes: 1500}, nil},
+		{"what placeholders make", ruleText("s: {a|expand: '%x%" + strings.Repeat("y", 1000) + "'}\ncondition: s"), "make more than 90000 bytes", Limits{MadeBytes: 90_000}, map[string][]string{"x": strings.Split(strings.Repeat("a,", 99)+"a", ",")}},
+		{"placeholders of a value", ruleText("s: {a|expand: '" + strings.Repeat("%x%", 101) + "'}\ncondition: s"), "more than 100 placeholders", Limits{}, map[string][]string{"x": {"a"}}},
 		{"placeholders", ruleText("s: {a|expand: '%x%%x%%x%%x%'}\ncondition: s"), "placeholders give more than", Limits{}, map[string][]string{"x": strings.Split(strings.Repeat("a,", 99)+"a", ",")}},
 		{"repeated selections", ruleText("s:\n  a|contains: [" + strings.Repeat("x,", 9999) + "x]\ncondition: s" + strings.Repeat(" or s", 100)), "repeats its selections", Limits{}, nil},
 	} {
@@ -746,7 +774,8 @@ func TestRequiredText(t *testing.T) {
 		if err != nil {
 			t.Skip("the parts do not make a regular expression")
 		}
-		p := &ruleParser{limits: Limits{}.withDefaults()}
+		left := DefaultMaxRegexes
+		p := &ruleParser{limits: Limits{}.withDefaults(), regexes: &left}
 		m := modifiers{re: true}
 		qs, err := p.regex("f", m, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: re})
 		if err != nil {

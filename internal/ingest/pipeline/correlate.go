@@ -23,23 +23,10 @@ func (p *Pipeline) contributions(b *Bundle, doc *jsondoc.Doc, keys staunch.Keys,
 	}
 	ev := &correlate.Event{Event: it.event, Doc: doc, Ceiling: it.src.Ceiling, Facts: it.facts}
 	if len(secrets) > 0 {
-		ev.Hide = func(v string) string {
-			for _, s := range secrets {
-				if s.Value.Reveal() == v {
-					return s.Value.Digest()
-				}
-			}
-			return v
-		}
+		ev.Hide = accuse.Hidden(secrets)
 	}
 	ev.Accuse = func(r *correlate.Rule, narrowest staunch.Kind) []staunch.Ref {
-		var refs []staunch.Ref
-		if len(r.Accuse) == 0 && narrowest != "" {
-			refs = accuse.OfKind(keys.Actor, narrowest)
-		}
-		if len(refs) == 0 {
-			refs = accuse.Refs(r.Accuse, it.accusing(doc, keys, secrets))
-		}
+		refs := accuse.Correlated(r.Accuse, narrowest, it.accusing(doc, keys, secrets))
 		var out []staunch.Ref
 		for _, s := range p.signals(staunch.Signal{Rule: r.ID, Confidence: 1}, refs, it) {
 			out = append(out, s.Accused)
