@@ -52,6 +52,13 @@ type Cases interface {
 	// nothing.
 	Plan(ctx context.Context, req ContainRequest) (Draft, error)
 
+	// PlanFile writes what Plan says as a file that Apply takes, signed, for who.
+	PlanFile(ctx context.Context, req PlanFileRequest, who string) (staunch.PlanFile, error)
+	// Apply opens a case that begins with exactly that plan, or refuses and
+	// changes nothing. may is asked once the file is known to be authentic, and
+	// again in the transaction that opens the case.
+	Apply(ctx context.Context, req ApplyRequest, who string, may func(store.Reader) error) (Opened, error)
+
 	// The methods below are contain.Engine's. An error that wraps
 	// staunch.ErrConflict, while Revivals gives something and r confirms nothing,
 	// is answered with what would be revived.
@@ -129,8 +136,11 @@ type Options struct {
 
 // Bounds of requests and of the time that they may take.
 const (
-	// MaxBody is the most bytes of a request's body, but for records.
+	// MaxBody is the most bytes of a request's body, but for records, plans and
+	// policies.
 	MaxBody = 64 << 10
+	// MaxLongBody is the most bytes of a body with a plan or policies.
+	MaxLongBody = staunch.MaxPlanFile + MaxBody
 	// MaxIngest is the most bytes of a body of records, packed or not.
 	MaxIngest = 10 << 20
 

@@ -30,7 +30,7 @@ func OpenAPI() ([]byte, error) {
 // unmarshal decodes a body that has one reading only: no duplicate keys, valid
 // UTF-8, bounded depth.
 func unmarshal(data []byte, v any) error {
-	if err := jsondoc.New(jsondoc.Limits{Bytes: MaxBody, Depth: 32}).Parse(data); err != nil {
+	if err := jsondoc.New(jsondoc.Limits{Bytes: MaxLongBody, Depth: 32}).Parse(data); err != nil {
 		return err
 	}
 	return json.Unmarshal(data, v)
@@ -98,6 +98,7 @@ func (s *Server) register() (err error) {
 
 	s.registerIngest()
 	s.registerContainments()
+	s.registerPlans()
 	s.registerLists()
 	s.registerBreakers()
 	s.registerTokens()
@@ -229,6 +230,8 @@ func (s *Server) describe(reg huma.Registry) {
 	// A manual containment that was there already is the same body with 200.
 	contain := s.api.OpenAPI().Paths["/v1/containments"].Post
 	contain.Responses["200"] = jsonOf(schema(reflect.TypeFor[Opened]()), "It was there already, or was raised")
+	apply := s.api.OpenAPI().Paths[pathApply].Post
+	apply.Responses["200"] = jsonOf(schema(reflect.TypeFor[Opened]()), "It was applied already, and its case is open")
 
 	tags := map[string]bool{}
 	for _, item := range s.api.OpenAPI().Paths {

@@ -95,7 +95,7 @@ func newRig(t testing.TB, change ...func(*Options)) *rig {
 		t.Fatal(err)
 	}
 	opt := Options{
-		Store: st, Auth: r.auth, Ingest: r.ingest, Cases: engineCases{r.engine}, Knowledge: fakeKnowledge{}, Guard: realGuard{r.guard},
+		Store: st, Auth: r.auth, Ingest: r.ingest, Cases: engineCases{r.engine, st}, Knowledge: fakeKnowledge{}, Guard: realGuard{r.guard},
 		Operator: r.oper, Chain: chain, URL: "https://staunch.example/", Log: slog.New(slog.NewTextHandler(lockedWriter{r}, nil)),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "staunch_up 1\n") }),
 	}
@@ -299,7 +299,10 @@ func (f *fakeIngest) Challenge(source string, w http.ResponseWriter, r *http.Req
 }
 
 // engineCases is contain.Engine with what app adds to it.
-type engineCases struct{ *contain.Engine }
+type engineCases struct {
+	*contain.Engine
+	store store.Store
+}
 
 func (c engineCases) containment(req ContainRequest) contain.OpenRequest {
 	id := staunch.Identity{V: 1, Kind: staunch.IdentityUnknown}
@@ -340,6 +343,26 @@ func (c engineCases) Plan(_ context.Context, req ContainRequest) (Draft, error) 
 		d.Items = []DraftItem{{Connector: "vault", Intent: staunch.Intent{Target: staunch.Target{Ref: billing, Attribute: "entity"}}}}
 	}
 	return d, nil
+}
+
+func (c engineCases) PlanFile(_ context.Context, req PlanFileRequest, who string) (staunch.PlanFile, error) {
+	f := staunch.PlanFile{
+		V: 1, Kind: staunch.PlanFileKind, Hash: "sha256:0", Subject: req.Subject, MadeBy: who, Made: 1, Until: staunch.Time(1).Add(req.ValidFor.Std()),
+		Approval: req.Approval, Tier: req.Tier, Guard: []staunch.Ref{req.Subject}, Playbook: staunch.Playbook{Stages: []staunch.Stage{}},
+		Scope: staunch.Scope{Roots: []staunch.Ref{req.Subject}}, Targets: []staunch.PlanTarget{{Target: staunch.Target{Ref: req.Subject, Attribute: "login"}}},
+	}
+	if req.Playbook == "wide" {
+		f.Targets[0].Target.Ref = billing
+	}
+	return f, nil
+}
+
+// Apply asks whether it may, and opens nothing.
+func (c engineCases) Apply(ctx context.Context, req ApplyRequest, _ string, may func(store.Reader) error) (Opened, error) {
+	if err := c.store.View(ctx, may); err != nil {
+		return Opened{}, err
+	}
+	return Opened{Containment: staunch.Containment{ID: "con_1", Reasons: []string{req.Reason}}, Created: req.Plan.Hash != "sha256:again"}, nil
 }
 
 func (c engineCases) Revivals(r store.Reader, id string) ([]string, error) {

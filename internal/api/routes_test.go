@@ -21,6 +21,8 @@ var access = map[string][]auth.Role{
 	"GET /v1/containments/{id}":              {"viewer", "responder", "approver", "admin"},
 	"POST /v1/containments":                  {"responder", "approver", "admin"},
 	"POST /v1/plan":                          {"responder", "approver", "admin"},
+	"POST /v1/plan/file":                     {"responder", "approver", "admin"},
+	"POST /v1/plan/apply":                    {"responder", "approver", "admin"},
 	"POST /v1/containments/{id}/release":     {"responder", "approver", "admin"},
 	"POST /v1/containments/{id}/clear":       {"responder", "approver", "admin"},
 	"POST /v1/containments/{id}/advance":     {"responder", "approver", "admin"},

@@ -309,6 +309,26 @@ func (c *Client) Plan(ctx context.Context, req api.ContainRequest) (api.Draft, e
 	return post[api.Draft](ctx, c, "/v1/plan", req)
 }
 
+// PlanFile says what Contain would do as a file that Apply takes. raw is the file
+// as it came, which a client that knows less of it must not write anew.
+func (c *Client) PlanFile(ctx context.Context, req api.PlanFileRequest) (f staunch.PlanFile, raw json.RawMessage, err error) {
+	if raw, err = post[json.RawMessage](ctx, c, "/v1/plan/file", req); err != nil {
+		return f, nil, err
+	}
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return f, nil, fmt.Errorf("decoding the plan: %w", err)
+	}
+	return f, raw, nil
+}
+
+// Apply has a plan file carried out.
+func (c *Client) Apply(ctx context.Context, plan json.RawMessage, reason string) (api.Opened, error) {
+	return post[api.Opened](ctx, c, "/v1/plan/apply", struct {
+		Plan   json.RawMessage `json:"plan"`
+		Reason string          `json:"reason"`
+	}{plan, reason})
+}
+
 func (c *Client) change(ctx context.Context, id, what string, in any) (api.Changed, error) {
 	if err := checkID(id); err != nil {
 		return api.Changed{}, err
