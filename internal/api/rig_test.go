@@ -96,7 +96,7 @@ func newRig(t testing.TB, change ...func(*Options)) *rig {
 	}
 	opt := Options{
 		Store: st, Auth: r.auth, Ingest: r.ingest, Cases: engineCases{r.engine, st}, Knowledge: fakeKnowledge{}, Guard: realGuard{r.guard},
-		Operator: r.oper, Chain: chain, URL: "https://staunch.example/", Log: slog.New(slog.NewTextHandler(lockedWriter{r}, nil)),
+		Operator: r.oper, Rehearse: fakeRehearser{}, Chain: chain, URL: "https://staunch.example/", Log: slog.New(slog.NewTextHandler(lockedWriter{r}, nil)),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "staunch_up 1\n") }),
 	}
 	for _, c := range change {
@@ -371,6 +371,29 @@ func (c engineCases) Revivals(r store.Reader, id string) ([]string, error) {
 		return nil, err
 	}
 	return contain.Revivals(cs), nil
+}
+
+// fakeRehearser has two lines and the summary, or fails where the request's mode
+// says so.
+type fakeRehearser struct{}
+
+func (fakeRehearser) Backtest(_ context.Context, req BacktestRequest, may func(staunch.Decision) bool, emit func(BacktestLine) error) error {
+	if req.Mode == "busy" {
+		return fmt.Errorf("%w: one runs", staunch.ErrOverloaded)
+	}
+	if err := emit(BacktestLine{Type: "progress", Progress: &BacktestProgress{Decisions: 1}}); err != nil {
+		return err
+	}
+	if req.Mode == "broken" {
+		return errors.New("dial tcp 10.0.0.1: refused")
+	}
+	n := 0
+	for i, ref := range []staunch.Ref{appRW, billing} {
+		if may(staunch.Decision{Scope: ref, Subject: ref, Identity: declared[i]}) {
+			n++
+		}
+	}
+	return emit(BacktestLine{Type: "summary", Summary: &BacktestSummary{Decisions: n}})
 }
 
 type realGuard struct{ g *guard.Guard }

@@ -659,4 +659,5 @@ var (
 	_ api.Knowledge = knowledge{}
 	_ api.Guard     = evaluator{}
 	_ api.Operator  = operator{}
+	_ api.Rehearser = (*rehearser)(nil)
 )

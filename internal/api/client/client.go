@@ -329,6 +329,36 @@ func (c *Client) Apply(ctx context.Context, plan json.RawMessage, reason string)
 	}{plan, reason})
 }
 
+// Backtest asks what other policies would have contained, and gives each line to
+// tell, the summary last. An answer that was cut off gives an error.
+func (c *Client) Backtest(ctx context.Context, req api.BacktestRequest, tell func(api.BacktestLine) error) error {
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+	defer cancel()
+	resp, err := c.send(ctx, http.MethodPost, "/v1/backtest", nil, req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // it was read
+	for d := json.NewDecoder(resp.Body); ; {
+		var l api.BacktestLine
+		if err := d.Decode(&l); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("%w: the backtest's answer was cut off: %w", ErrUnreachable, err)
+		}
+		if l.V != staunch.Version {
+			return fmt.Errorf("%w: an answer of version %d, this release knows %d", staunch.ErrInvalid, l.V, staunch.Version)
+		}
+		if l.Type == "error" {
+			return fmt.Errorf("the backtest was given up: %s", l.Error)
+		}
+		if err := tell(l); err != nil || l.Type == "summary" {
+			return err
+		}
+	}
+}
+
 func (c *Client) change(ctx context.Context, id, what string, in any) (api.Changed, error) {
 	if err := checkID(id); err != nil {
 		return api.Changed{}, err
