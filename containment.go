@@ -89,6 +89,9 @@ type Containment struct {
 	// Requester opened, changed or asked to release it: a principal's name.
 	Requester string `json:"requester,omitempty"`
 	Approver  string `json:"approver,omitempty"`
+	// PlanFile is the hash of the plan file that it was opened with, until a
+	// decision raises it: what it does rests on that file.
+	PlanFile string `json:"plan_file,omitempty"`
 	// Release is how it is to be released, once it is.
 	Release *Release `json:"release,omitempty"`
 	// Trouble says what a person has to look at.

@@ -52,6 +52,13 @@ type Cases interface {
 	// nothing.
 	Plan(ctx context.Context, req ContainRequest) (Draft, error)
 
+	// PlanFile writes what Plan says as a file that Apply takes, signed, for who.
+	PlanFile(ctx context.Context, req PlanFileRequest, who string) (staunch.PlanFile, error)
+	// Apply opens a case that begins with exactly that plan, or refuses and
+	// changes nothing. may is asked once the file is known to be authentic, and
+	// again in the transaction that opens the case.
+	Apply(ctx context.Context, req ApplyRequest, who string, may func(store.Reader) error) (Opened, error)
+
 	// The methods below are contain.Engine's. An error that wraps
 	// staunch.ErrConflict, while Revivals gives something and r confirms nothing,
 	// is answered with what would be revived.
@@ -106,6 +113,7 @@ type Options struct {
 	Knowledge Knowledge
 	Guard     Guard
 	Operator  Operator
+	Rehearse  Rehearser
 	// Chain checks and exports the record log.
 	Chain *record.Chain
 	// Metrics serves /metrics; without it the endpoint answers 404.
@@ -130,8 +138,11 @@ type Options struct {
 
 // Bounds of requests and of the time that they may take.
 const (
-	// MaxBody is the most bytes of a request's body, but for records.
+	// MaxBody is the most bytes of a request's body, but for records, plans and
+	// policies.
 	MaxBody = 64 << 10
+	// MaxLongBody is the most bytes of a body with a plan or policies.
+	MaxLongBody = staunch.MaxPlanFile + MaxBody
 	// MaxIngest is the most bytes of a body of records, packed or not.
 	MaxIngest = 10 << 20
 
@@ -168,8 +179,8 @@ type Server struct {
 func New(opt Options) (*Server, error) {
 	switch {
 	case opt.Store == nil, opt.Auth == nil, opt.Ingest == nil, opt.Cases == nil, opt.Knowledge == nil,
-		opt.Guard == nil, opt.Operator == nil, opt.Chain == nil:
-		return nil, errors.New("api: Store, Auth, Ingest, Cases, Knowledge, Guard, Operator and Chain are required")
+		opt.Guard == nil, opt.Operator == nil, opt.Rehearse == nil, opt.Chain == nil:
+		return nil, errors.New("api: Store, Auth, Ingest, Cases, Knowledge, Guard, Operator, Rehearse and Chain are required")
 	case opt.URL == "":
 		return nil, errors.New("api: URL is required")
 	}

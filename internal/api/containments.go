@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -127,22 +128,12 @@ func (s *Server) registerContainments() {
 			if err != nil {
 				return nil, err
 			}
-			// What lineage and the platforms added may lie on other realms.
-			if len(p.Realms) > 0 {
-				p := p
-				p.Owners, p.Environments = nil, nil
-				o := auth.Object{Realms: []string{}}
-				for _, ref := range append(append([]staunch.Ref{}, d.Roots...), d.Derived...) {
-					addRealm(&o, ref.Realm)
-				}
-				for _, it := range d.Items {
-					addRealm(&o, it.Intent.Target.Ref.Realm)
-				}
-				if len(o.Realms) > 0 {
-					if err := auth.Authorize(p, auth.Plan, o); err != nil {
-						return nil, err
-					}
-				}
+			refs := slices.Concat(d.Roots, d.Derived)
+			for _, it := range d.Items {
+				refs = append(refs, it.Intent.Target.Ref)
+			}
+			if err := mayReach(p, auth.Plan, refs); err != nil {
+				return nil, err
 			}
 			d.V = staunch.Version
 			if d.Items == nil {
@@ -271,6 +262,23 @@ func (s *Server) mayTouch(r store.Reader, p auth.Principal, v auth.Verb, ref sta
 	o, err := s.subject(r, p, "", ref)
 	if err != nil {
 		return err
+	}
+	return auth.Authorize(p, v, o)
+}
+
+// mayReach authorises p on what lineage and the platforms added to a subject,
+// which may lie on other realms.
+func mayReach(p auth.Principal, v auth.Verb, refs []staunch.Ref) error {
+	if len(p.Realms) == 0 {
+		return nil
+	}
+	p.Owners, p.Environments = nil, nil
+	o := auth.Object{Realms: []string{}}
+	for _, ref := range refs {
+		addRealm(&o, ref.Realm)
+	}
+	if len(o.Realms) == 0 {
+		return nil
 	}
 	return auth.Authorize(p, v, o)
 }

@@ -288,6 +288,7 @@ func TestTimeline(t *testing.T) {
 	events := []staunch.Event{{ID: "evt_1", Operation: "introspect", SourceIP: "203.0.113.7", Source: "api", Time: ms(-4000), Learned: ms(0)}}
 	records := []staunch.Record{
 		{Kind: staunch.RecordContainment, Time: ms(2), Actor: "engine", Body: body(map[string]any{"tier": "revoke", "phase": "open", "playbook": "revoke", "origin": "policy"})},
+		{Kind: staunch.RecordContainment, Time: ms(2), Actor: "ann", Body: body(map[string]any{"tier": "revoke", "phase": "acting", "playbook": "revoke", "origin": "manual", "planned_by": "bea"})},
 		{Kind: staunch.RecordContainment, Time: ms(10), Actor: "engine", Body: body(map[string]any{"from": "acting", "phase": "held"})},
 		{Kind: staunch.RecordContainment, Time: ms(11), Actor: "ann", Body: body(map[string]any{"request": "extend", "from": "held", "phase": "held"})},
 		{Kind: staunch.RecordContainment, Time: ms(11), Actor: "engine", Body: body(map[string]any{"raised_to": "revoke", "playbook": "p"})},
@@ -308,6 +309,7 @@ func TestTimeline(t *testing.T) {
 		"1 signal Token used from elsewhere accuses credential:oauth/main:token:sha256:aa (confidence 0.90)",
 		"2 decision contain at tier revoke, confidence 0.95: two sources",
 		"2 case opened by policy at tier revoke, playbook revoke, open",
+		"2 case opened by manual at tier revoke, playbook revoke, acting, with the plan that bea made",
 		"2 hold the fast plane denies * to credential:oauth/main:token:sha256:aa",
 		"3 intent revoke on credential:oauth/main:token:sha256:aa#token: POST /revoke",
 		"3 intent  on account:pg/main:role:app_rw#login: ",

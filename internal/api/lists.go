@@ -50,11 +50,7 @@ func (s *Server) registerLists() {
 					return r.Decisions(store.Page{After: after, Limit: limit})
 				},
 				cursor: func(d staunch.Decision) string { return d.ID },
-				object: func(_ store.Reader, d staunch.Decision) (auth.Object, error) {
-					o := auth.ObjectOf(d.ID, d.Scope, d.Identity)
-					addRealm(&o, d.Subject.Realm)
-					return o, nil
-				},
+				object: func(_ store.Reader, d staunch.Decision) (auth.Object, error) { return decisionObject(d), nil },
 			})
 			if err != nil {
 				return nil, err

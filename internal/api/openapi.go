@@ -30,7 +30,7 @@ func OpenAPI() ([]byte, error) {
 // unmarshal decodes a body that has one reading only: no duplicate keys, valid
 // UTF-8, bounded depth.
 func unmarshal(data []byte, v any) error {
-	if err := jsondoc.New(jsondoc.Limits{Bytes: MaxBody, Depth: 32}).Parse(data); err != nil {
+	if err := jsondoc.New(jsondoc.Limits{Bytes: MaxLongBody, Depth: 32}).Parse(data); err != nil {
 		return err
 	}
 	return json.Unmarshal(data, v)
@@ -98,6 +98,8 @@ func (s *Server) register() (err error) {
 
 	s.registerIngest()
 	s.registerContainments()
+	s.registerPlans()
+	s.registerBacktest()
 	s.registerLists()
 	s.registerBreakers()
 	s.registerTokens()
@@ -199,6 +201,11 @@ func (s *Server) describe(reg huma.Registry) {
 		Description: "NDJSON, streamed. An export that ends without a checkpoint was cut off, or the log is broken. Keep checkpoints in another place to check later logs against.\n\n",
 		Responses:   map[string]*huma.Response{"200": text("application/x-ndjson", "The log")},
 	}, 500)
+	add("POST", pathBacktest, "backtest", "What would other policies have contained?", "backtest", huma.Operation{
+		Description: "Decides what was decided once more, with other policies, and compares it with those that are active. It changes nothing. The answer is NDJSON, streamed: lines of type progress now and then, subject, and one of type summary at the end; an answer without that was cut off, and a line of type error says why. One runs at a time on a node; another is answered with 429.\n\n",
+		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schema(reflect.TypeFor[BacktestRequest]())}}},
+		Responses:   map[string]*huma.Response{"200": {Description: "The lines", Content: map[string]*huma.MediaType{"application/x-ndjson": {Schema: schema(reflect.TypeFor[BacktestLine]())}}}},
+	}, 400, 413)
 	request := &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: huma.TypeObject, Description: "see the OpenID AuthZEN Authorization API 1.0", AdditionalProperties: true}}}}
 	answer := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true}
 	azDoc := "OpenID AuthZEN Authorization API 1.0. No hold means true with the reason no_hold: the guard takes away, it never grants.\n\n"
@@ -229,6 +236,8 @@ func (s *Server) describe(reg huma.Registry) {
 	// A manual containment that was there already is the same body with 200.
 	contain := s.api.OpenAPI().Paths["/v1/containments"].Post
 	contain.Responses["200"] = jsonOf(schema(reflect.TypeFor[Opened]()), "It was there already, or was raised")
+	apply := s.api.OpenAPI().Paths[pathApply].Post
+	apply.Responses["200"] = jsonOf(schema(reflect.TypeFor[Opened]()), "It was applied already, and its case is open")
 
 	tags := map[string]bool{}
 	for _, item := range s.api.OpenAPI().Paths {

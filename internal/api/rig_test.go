@@ -95,8 +95,8 @@ func newRig(t testing.TB, change ...func(*Options)) *rig {
 		t.Fatal(err)
 	}
 	opt := Options{
-		Store: st, Auth: r.auth, Ingest: r.ingest, Cases: engineCases{r.engine}, Knowledge: fakeKnowledge{}, Guard: realGuard{r.guard},
-		Operator: r.oper, Chain: chain, URL: "https://staunch.example/", Log: slog.New(slog.NewTextHandler(lockedWriter{r}, nil)),
+		Store: st, Auth: r.auth, Ingest: r.ingest, Cases: engineCases{r.engine, st}, Knowledge: fakeKnowledge{}, Guard: realGuard{r.guard},
+		Operator: r.oper, Rehearse: fakeRehearser{}, Chain: chain, URL: "https://staunch.example/", Log: slog.New(slog.NewTextHandler(lockedWriter{r}, nil)),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "staunch_up 1\n") }),
 	}
 	for _, c := range change {
@@ -299,7 +299,10 @@ func (f *fakeIngest) Challenge(source string, w http.ResponseWriter, r *http.Req
 }
 
 // engineCases is contain.Engine with what app adds to it.
-type engineCases struct{ *contain.Engine }
+type engineCases struct {
+	*contain.Engine
+	store store.Store
+}
 
 func (c engineCases) containment(req ContainRequest) contain.OpenRequest {
 	id := staunch.Identity{V: 1, Kind: staunch.IdentityUnknown}
@@ -342,12 +345,55 @@ func (c engineCases) Plan(_ context.Context, req ContainRequest) (Draft, error) 
 	return d, nil
 }
 
+func (c engineCases) PlanFile(_ context.Context, req PlanFileRequest, who string) (staunch.PlanFile, error) {
+	f := staunch.PlanFile{
+		V: 1, Kind: staunch.PlanFileKind, Hash: "sha256:0", Subject: req.Subject, MadeBy: who, Made: 1, Until: staunch.Time(1).Add(req.ValidFor.Std()),
+		Approval: req.Approval, Tier: req.Tier, Guard: []staunch.Ref{req.Subject}, Playbook: staunch.Playbook{Stages: []staunch.Stage{}},
+		Scope: staunch.Scope{Roots: []staunch.Ref{req.Subject}}, Targets: []staunch.PlanTarget{{Target: staunch.Target{Ref: req.Subject, Attribute: "login"}}},
+	}
+	if req.Playbook == "wide" {
+		f.Targets[0].Target.Ref = billing
+	}
+	return f, nil
+}
+
+// Apply asks whether it may, and opens nothing.
+func (c engineCases) Apply(ctx context.Context, req ApplyRequest, _ string, may func(store.Reader) error) (Opened, error) {
+	if err := c.store.View(ctx, may); err != nil {
+		return Opened{}, err
+	}
+	return Opened{Containment: staunch.Containment{ID: "con_1", Reasons: []string{req.Reason}}, Created: req.Plan.Hash != "sha256:again"}, nil
+}
+
 func (c engineCases) Revivals(r store.Reader, id string) ([]string, error) {
 	cs, err := contain.ReadCase(r, id)
 	if err != nil {
 		return nil, err
 	}
 	return contain.Revivals(cs), nil
+}
+
+// fakeRehearser has two lines and the summary, or fails where the request's mode
+// says so.
+type fakeRehearser struct{}
+
+func (fakeRehearser) Backtest(_ context.Context, req BacktestRequest, may func(staunch.Decision) bool, emit func(BacktestLine) error) error {
+	if req.Mode == "busy" {
+		return fmt.Errorf("%w: one runs", staunch.ErrOverloaded)
+	}
+	if err := emit(BacktestLine{Type: "progress", Progress: &BacktestProgress{Decisions: 1}}); err != nil {
+		return err
+	}
+	if req.Mode == "broken" {
+		return errors.New("dial tcp 10.0.0.1: refused")
+	}
+	n := 0
+	for i, ref := range []staunch.Ref{appRW, billing} {
+		if may(staunch.Decision{Scope: ref, Subject: ref, Identity: declared[i]}) {
+			n++
+		}
+	}
+	return emit(BacktestLine{Type: "summary", Summary: &BacktestSummary{Decisions: n}})
 }
 
 type realGuard struct{ g *guard.Guard }

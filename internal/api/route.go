@@ -26,6 +26,8 @@ type Route struct {
 	Verb auth.Verb
 	// Limit is how long an answer may take.
 	Limit time.Duration
+	// Body is the most bytes of a request's body; 0 gives MaxBody.
+	Body int64
 
 	// unread: the handler bounds the body itself.
 	unread bool
@@ -40,6 +42,9 @@ func (s *Server) Routes() []Route { return append([]Route(nil), s.routes...) }
 func (s *Server) add(r Route) *Route {
 	if r.Limit == 0 {
 		r.Limit = usualTimeout
+	}
+	if r.Body == 0 {
+		r.Body = MaxBody
 	}
 	if s.byPath[r.pattern()] != nil {
 		panic("api: " + r.pattern() + " is registered twice")
@@ -71,9 +76,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.serveHTTP
 
 // operation registers a typed handler. Its errors are answered as Problems.
 func operation[I, O any](s *Server, r Route, op huma.Operation, h func(ctx context.Context, p auth.Principal, in *I) (*O, error)) {
-	s.add(r)
+	r = *s.add(r)
 	op.Method, op.Path = r.Method, r.Path
-	op.MaxBodyBytes = MaxBody
+	op.MaxBodyBytes = r.Body
 	// The server's own deadline counts, and works for every protocol.
 	op.BodyReadTimeout = -1
 	op.Security = bearer()
@@ -283,7 +288,7 @@ func (s *Server) door(rt *Route, h http.HandlerFunc) http.HandlerFunc {
 			s.opt.Log.Debug("moving a request's deadline", "error", err)
 		}
 		if !rt.unread {
-			r.Body = http.MaxBytesReader(w, r.Body, MaxBody+1)
+			r.Body = http.MaxBytesReader(w, r.Body, rt.Body+1)
 		}
 		h(w, r.WithContext(ctx))
 	}

@@ -76,6 +76,13 @@ func (s *Server) eventObject(r store.Reader, p auth.Principal, e staunch.Event) 
 	return o, nil
 }
 
+// decisionObject describes a decision to Authorize.
+func decisionObject(d staunch.Decision) auth.Object {
+	o := auth.ObjectOf(d.ID, d.Scope, d.Identity)
+	addRealm(&o, d.Subject.Realm)
+	return o
+}
+
 // maxScanned bounds how many items one request looks at in search of those that
 // the caller may see.
 const maxScanned = 10 * store.MaxPage

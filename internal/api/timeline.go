@@ -147,6 +147,7 @@ func tell(r staunch.Record) (kind, text string) {
 		Trouble   string           `json:"trouble"`
 		Guards    []string         `json:"guards"`
 		Target    string           `json:"target"`
+		PlannedBy string           `json:"planned_by"`
 	}
 	// A body of another shape is told by its kind alone.
 	_ = json.Unmarshal(r.Body, &b)
@@ -158,7 +159,11 @@ func tell(r staunch.Record) (kind, text string) {
 		case b.Request != "":
 			return momentCase, fmt.Sprintf("%s: %s → %s", b.Request, b.From, b.Phase)
 		case b.Tier != nil:
-			return momentCase, fmt.Sprintf("opened by %s at tier %s, playbook %s, %s", orElse(string(b.Origin), "policy"), *b.Tier, b.Playbook, b.Phase)
+			text := fmt.Sprintf("opened by %s at tier %s, playbook %s, %s", orElse(string(b.Origin), "policy"), *b.Tier, b.Playbook, b.Phase)
+			if b.PlannedBy != "" {
+				text += ", with the plan that " + b.PlannedBy + " made"
+			}
+			return momentCase, text
 		case b.From != "" && b.From != b.Phase:
 			return momentCase, fmt.Sprintf("%s → %s", b.From, b.Phase)
 		case b.Phase != "":

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"time"
+
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/store"
 )
@@ -83,6 +85,29 @@ type DraftItem struct {
 	Intent    staunch.Intent `json:"intent"`
 	// Found says what is there now.
 	Found string `json:"found"`
+}
+
+// PlanFileRequest asks for a plan as a file.
+type PlanFileRequest struct {
+	ContainRequest
+	// ValidFor is how long it can be applied.
+	ValidFor staunch.Duration `json:"valid_for,omitempty" doc:"at most 168h; 1h when it is not given" example:"1h"`
+	// Approval wants another person, who may approve, to apply it.
+	Approval bool `json:"approval,omitempty"`
+}
+
+// How long a plan file is valid.
+const (
+	DefaultPlanValid = time.Hour
+	MaxPlanValid     = 7 * 24 * time.Hour
+)
+
+// ApplyRequest has a plan file carried out.
+type ApplyRequest struct {
+	// Plan is the file, as it was written.
+	Plan staunch.PlanFile `json:"plan"`
+	// Reason is for people and the record.
+	Reason string `json:"reason" minLength:"1" maxLength:"1000"`
 }
 
 // Case is everything about one containment.

@@ -253,63 +253,162 @@ func (c cases) Contain(tx store.Tx, req api.ContainRequest, who string) (api.Ope
 	if err := tx.RequireBundle(c.a.current().Bundle.Hash); err != nil {
 		return api.Opened{}, err
 	}
-	now := staunch.TimeOf(c.a.opt.Clock.Now())
-	res, err := c.a.inv.Resolve(tx, req.Subject, now)
+	key := req.Key
+	if key == "" {
+		key = fmt.Sprint(int64(staunch.TimeOf(c.a.opt.Clock.Now())))
+	}
+	opener := "manual/" + who + "/" + key
+	m, err := c.admit(tx, req.Subject, req.Tier, p.Name, opener, who+": "+req.Reason)
 	if err != nil {
 		return api.Opened{}, err
 	}
-	key := req.Key
-	if key == "" {
-		key = fmt.Sprint(int64(now))
+	m.Subject, m.Opener, m.Tier, m.Playbook, m.Requester = req.Subject, opener, req.Tier, p, who
+	m.Since = staunch.TimeOf(c.a.opt.Clock.Now()).Add(-sinceForManual)
+	o, err := c.a.engine.Open(tx, m)
+	return opened(o), err
+}
+
+func opened(o contain.Opened) api.Opened {
+	return api.Opened{V: staunch.Version, Containment: o.Containment, Created: o.Created, Raised: o.Raised}
+}
+
+// admit passes a containment by hand by the guardrails. It returns what Open needs
+// of it, with its places taken.
+func (c cases) admit(tx store.Tx, subject staunch.Ref, tier staunch.Tier, playbook, opener, reason string) (contain.OpenRequest, error) {
+	s, now := c.a.current(), staunch.TimeOf(c.a.opt.Clock.Now())
+	res, err := c.a.inv.Resolve(tx, subject, now)
+	if err != nil {
+		return contain.OpenRequest{}, err
 	}
-	opener := "manual/" + who + "/" + key
 	d := staunch.Decision{
-		V: staunch.Version, ID: staunch.DecisionID(req.Subject, c.a.current().Bundle.Hash, []string{opener}), Subject: req.Subject,
-		Scope: req.Subject, AsOf: now, Made: now, Identity: res.Identity, Bundle: c.a.current().Bundle.Hash, Tier: req.Tier,
-		Mode: staunch.ModeEnforce, Playbook: p.Name, Verdict: staunch.VerdictContain, Reasons: []string{who + ": " + req.Reason},
+		V: staunch.Version, ID: staunch.DecisionID(subject, s.Bundle.Hash, []string{opener}), Subject: subject,
+		Scope: subject, AsOf: now, Made: now, Identity: res.Identity, Bundle: s.Bundle.Hash, Tier: tier,
+		Mode: staunch.ModeEnforce, Playbook: playbook, Verdict: staunch.VerdictContain, Reasons: []string{reason},
 	}
 	open, err := tx.OpenContainments(res.Names)
 	if err != nil {
-		return api.Opened{}, err
+		return contain.OpenRequest{}, err
 	}
-	adm, err := c.a.current().Guardrails.Admit(tx, decide.Request{
+	adm, err := s.Guardrails.Admit(tx, decide.Request{
 		Decision: d, Resolution: res, Origin: staunch.OriginManual, Own: c.a.engine.OwnRefs(), Raise: inForce(open), Now: now,
 	})
 	if err != nil {
-		return api.Opened{}, err
+		return contain.OpenRequest{}, err
 	}
 	if adm.Verdict != staunch.VerdictContain {
-		return api.Opened{}, fmt.Errorf("%w: %s: %v", staunch.ErrConflict, adm.Verdict, adm.Reasons)
+		return contain.OpenRequest{}, fmt.Errorf("%w: %s: %v", staunch.ErrConflict, adm.Verdict, adm.Reasons)
 	}
-	o, err := c.a.engine.Open(tx, contain.OpenRequest{
-		Subject: req.Subject, Resolution: res, Origin: staunch.OriginManual, Opener: opener, Tier: req.Tier, Playbook: p,
-		Reasons: d.Reasons, Caps: adm.Caps, Since: now.Add(-sinceForManual), Requester: who,
-	})
-	if err != nil {
-		return api.Opened{}, err
-	}
-	return api.Opened{V: staunch.Version, Containment: o.Containment, Created: o.Created, Raised: o.Raised}, nil
+	return contain.OpenRequest{Resolution: res, Origin: staunch.OriginManual, Reasons: d.Reasons, Caps: adm.Caps}, nil
 }
 
-func (c cases) Plan(ctx context.Context, req api.ContainRequest) (api.Draft, error) {
+// preview says what a containment by hand would do, and for which case.
+func (c cases) preview(ctx context.Context, req api.ContainRequest) (staunch.Containment, contain.Draft, error) {
 	if err := c.check(req); err != nil {
-		return api.Draft{}, err
+		return staunch.Containment{}, contain.Draft{}, err
 	}
 	p, err := c.playbook(req)
 	if err != nil {
-		return api.Draft{}, err
+		return staunch.Containment{}, contain.Draft{}, err
 	}
 	con := contain.Would(req.Subject, req.Tier, p, staunch.TimeOf(c.a.opt.Clock.Now()).Add(-sinceForManual))
 	d, err := c.a.engine.Preview(ctx, con)
+	return con, d, err
+}
+
+func (c cases) Plan(ctx context.Context, req api.ContainRequest) (api.Draft, error) {
+	con, d, err := c.preview(ctx, req)
 	if err != nil {
 		return api.Draft{}, err
 	}
 	out := api.Draft{
-		V: staunch.Version, Tier: req.Tier, Playbook: p.Name, Stage: con.Stage, Deny: p.Stages[con.Stage].Deny,
+		V: staunch.Version, Tier: req.Tier, Playbook: con.Playbook.Name, Stage: con.Stage, Deny: con.Playbook.Stages[con.Stage].Deny,
 		Roots: d.Roots, Derived: d.Derived, Gaps: d.Gaps, ScopeHash: con.Scope.Hash(), Items: []api.DraftItem{},
 	}
 	for _, it := range d.Items {
 		out.Items = append(out.Items, api.DraftItem{Connector: it.Connector, Intent: it.Intent, Found: it.Found})
+	}
+	return out, nil
+}
+
+func (c cases) PlanFile(ctx context.Context, req api.PlanFileRequest, who string) (staunch.PlanFile, error) {
+	bundle := c.a.current().Bundle.Hash // before anything is looked at
+	con, d, err := c.preview(ctx, req.ContainRequest)
+	if err != nil {
+		return staunch.PlanFile{}, err
+	}
+	now := staunch.TimeOf(c.a.opt.Clock.Now())
+	until := now.Add(req.ValidFor.Std())
+	if keep := con.Playbook.ScopeFor.Std(); keep > 0 {
+		con.Scope.Until = now.Add(keep)
+		until = min(until, con.Scope.Until)
+	}
+	f := d.File(con)
+	f.Bundle, f.Made, f.MadeBy, f.Until, f.Approval = bundle, now, who, until, req.Approval
+	return contain.SignPlan(c.a.keys, f)
+}
+
+// Apply looks at everything that the store knows before it asks a platform, and
+// once more in the transaction that opens the case.
+func (c cases) Apply(ctx context.Context, req api.ApplyRequest, who string, may func(store.Reader) error) (api.Opened, error) {
+	f := req.Plan
+	if err := contain.VerifyPlan(c.a.keys, f); err != nil {
+		return api.Opened{}, err
+	}
+	var was staunch.Containment
+	var applied bool
+	look := func(r store.Reader) error {
+		if err := may(r); err != nil {
+			return err
+		}
+		var err error
+		if was, applied, err = contain.Applied(r, f); err != nil || applied {
+			return err
+		}
+		if now := staunch.TimeOf(c.a.opt.Clock.Now()); now >= f.Until {
+			return fmt.Errorf("%w: the plan was valid until %s; make a new one", staunch.ErrConflict, f.Until)
+		}
+		if hash := c.a.current().Bundle.Hash; hash != f.Bundle {
+			return fmt.Errorf("%w: the plan was made under the configuration %s, and %s is active; make a new one", staunch.ErrConflict, f.Bundle, hash)
+		}
+		return nil
+	}
+	if err := c.a.store.View(ctx, look); err != nil {
+		return api.Opened{}, err
+	}
+	if applied {
+		return api.Opened{V: staunch.Version, Containment: was}, nil
+	}
+	p, err := c.a.engine.Recheck(ctx, f)
+	if err != nil {
+		return api.Opened{}, err
+	}
+	requester := who
+	if f.Approval {
+		requester, p.Approver = f.MadeBy, who
+	}
+	var out api.Opened
+	err = c.a.store.Update(ctx, func(tx store.Tx) error {
+		if err := look(tx); err != nil {
+			return err
+		}
+		if applied {
+			out = api.Opened{V: staunch.Version, Containment: was}
+			return nil
+		}
+		if err := tx.RequireBundle(f.Bundle); err != nil {
+			return err
+		}
+		m, err := c.admit(tx, f.Subject, f.Tier, f.Playbook.Name, "plan/"+f.Hash, who+": "+req.Reason)
+		if err != nil {
+			return err
+		}
+		m.Requester = requester
+		o, err := c.a.engine.OpenPlanned(tx, p, m)
+		out = opened(o)
+		return err
+	})
+	if err != nil {
+		return api.Opened{}, err
 	}
 	return out, nil
 }
@@ -566,4 +665,5 @@ var (
 	_ api.Knowledge = knowledge{}
 	_ api.Guard     = evaluator{}
 	_ api.Operator  = operator{}
+	_ api.Rehearser = (*rehearser)(nil)
 )

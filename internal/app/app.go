@@ -165,7 +165,7 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 	a.registerMetrics()
 	if a.api, err = api.New(api.Options{
 		Store: a.store, Auth: a.auth, Ingest: ingester{a}, Cases: cases{a}, Knowledge: knowledge{a}, Guard: evaluator{a.guard},
-		Operator: operator{a}, Chain: a.chain, Metrics: metrics, MetricsOpen: cfg.MetricsOpen, URL: cfg.URL,
+		Operator: operator{a}, Rehearse: &rehearser{a: a}, Chain: a.chain, Metrics: metrics, MetricsOpen: cfg.MetricsOpen, URL: cfg.URL,
 		TLS: cfg.TLS, Version: opt.Version, Clock: opt.Clock, Log: opt.Log,
 	}); err != nil {
 		return nil, err

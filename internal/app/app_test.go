@@ -20,6 +20,7 @@ import (
 	"github.com/staunch-project/staunch/internal/api"
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/connector/connectortest"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -31,6 +32,8 @@ type node struct {
 	url    string
 	admin  staunch.Secret
 	source staunch.Secret
+	// platform, when given, is behind realm json/app.
+	platform *connectortest.FakePlatform
 }
 
 func write(t *testing.T, dir, name, text string) {
@@ -61,7 +64,13 @@ func newNode(t *testing.T) *node {
 // newNodeWith has further files in its folder.
 func newNodeWith(t *testing.T, files map[string]string) *node {
 	t.Helper()
-	n := &node{t: t, dir: t.TempDir()}
+	return newNodeOn(t, nil, files)
+}
+
+// newNodeOn has a platform behind realm json/app.
+func newNodeOn(t *testing.T, p *connectortest.FakePlatform, files map[string]string) *node {
+	t.Helper()
+	n := &node{t: t, dir: t.TempDir(), platform: p}
 	for name, text := range files {
 		write(t, n.dir, name, text)
 	}
@@ -97,6 +106,9 @@ func (n *node) start() {
 	}
 	if n.app, err = app.New(n.t.Context(), setup, app.Options{Listener: l}); err != nil {
 		n.t.Fatal(err)
+	}
+	if n.platform != nil {
+		n.app.Connect("json/app", connectortest.NewFake(n.platform, "json/app"))
 	}
 	if err := n.app.Start(context.Background()); err != nil {
 		n.t.Fatal(err)

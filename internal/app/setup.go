@@ -298,27 +298,46 @@ func setModes(cfg *config.Config, loaded *sigma.Loaded, correlating []*sigma.Rul
 	return errors.Join(errs...)
 }
 
+// defaultPolicies reads the default policies, unless they are turned off.
+func defaultPolicies(cfg *config.Config) ([]decide.File, error) {
+	if cfg.NoDefaultPolicy {
+		return nil, nil
+	}
+	files, err := decide.ReadFiles(policies.FS)
+	if err != nil {
+		return nil, fmt.Errorf("reading the default policies: %w", err)
+	}
+	for i := range files {
+		files[i].Name = "default:" + files[i].Name
+	}
+	return files, nil
+}
+
 // policyFiles reads the default policies, unless they are turned off, and the
 // configured ones.
 func policyFiles(cfg *config.Config) ([]decide.File, error) {
-	var files []decide.File
-	if !cfg.NoDefaultPolicy {
-		fs, err := decide.ReadFiles(policies.FS)
-		if err != nil {
-			return nil, fmt.Errorf("reading the default policies: %w", err)
-		}
-		for _, f := range fs {
-			f.Name = "default:" + f.Name
-			files = append(files, f)
-		}
+	files, err := defaultPolicies(cfg)
+	if err != nil {
+		return nil, err
 	}
-	for _, path := range cfg.Policies {
+	own, err := ReadPolicies(cfg.File()+": policies", cfg.Policies...)
+	if err != nil {
+		return nil, err
+	}
+	return append(files, own...), nil
+}
+
+// ReadPolicies reads policy files, and those in folders but for tests. place is
+// where the paths are from, for what is wrong with them.
+func ReadPolicies(place string, paths ...string) ([]decide.File, error) {
+	var files []decide.File
+	for _, path := range paths {
 		var fsys fs.FS
 		base := path
 		st, err := os.Stat(path)
 		switch {
 		case err != nil:
-			return nil, &staunch.Problem{Place: cfg.File() + ": policies", Reason: errors.Unwrap(err).Error() + ": " + path}
+			return nil, &staunch.Problem{Place: place, Reason: errors.Unwrap(err).Error() + ": " + path}
 		case st.IsDir():
 			fsys = os.DirFS(path)
 		default:

@@ -116,7 +116,7 @@ func ruleOf(v Verb) (rule, bool) {
 	case Metrics:
 		return rule{roles: people, unscoped: true, does: "read /metrics, which has numbers and names no subject"}, true
 	case Plan:
-		return rule{roles: responders, does: "see what a containment would do, by reading the platforms"}, true
+		return rule{roles: responders, does: "see what a containment would do, by reading the platforms, or what another policy would have done"}, true
 	case Contain:
 		return rule{roles: responders, does: "open a containment by hand"}, true
 	case Clear:

@@ -90,22 +90,7 @@ See first what it would do with staunch plan.`,
 				if err != nil {
 					return err
 				}
-				return g.print(o, func(w io.Writer) {
-					what := "is open already"
-					switch {
-					case o.Created:
-						what = "opened"
-					case o.Raised:
-						what = "raised"
-					}
-					con := o.Containment
-					row(w, fmt.Sprintf("%s %s: %s, %s, tier %s", con.ID, what, con.Subject, con.Phase, con.Tier))
-					if con.Phase == staunch.PhaseApproval {
-						row(w, "It waits for another person: staunch approve "+con.ID)
-					} else {
-						row(w, "See what becomes of it: staunch show "+con.ID)
-					}
-				})
+				return g.opened(o)
 			})
 		},
 	}
@@ -116,16 +101,44 @@ See first what it would do with staunch plan.`,
 	return cmd
 }
 
+// opened prints what became of a request to contain.
+func (g *globals) opened(o api.Opened) error {
+	return g.print(o, func(w io.Writer) {
+		what := "is open already"
+		switch {
+		case o.Created:
+			what = "opened"
+		case o.Raised:
+			what = "raised"
+		}
+		con := o.Containment
+		row(w, fmt.Sprintf("%s %s: %s, %s, tier %s", con.ID, what, con.Subject, con.Phase, con.Tier))
+		if con.Phase == staunch.PhaseApproval {
+			row(w, "It waits for another person: staunch approve "+con.ID)
+		} else {
+			row(w, "See what becomes of it: staunch show "+con.ID)
+		}
+	})
+}
+
 func newPlanCmd(g *globals) *cobra.Command {
 	var f containFlags
+	var file string
+	var validFor time.Duration
+	var approval bool
 	cmd := &cobra.Command{
 		Use:   "plan SUBJECT",
 		Short: "Show what a containment would do, and change nothing",
 		Long: `Show what containing a subject would do now. The platforms are read, nothing is
 changed. It shows the playbook's first stage; later ones are planned when their
-time comes.`,
+time comes.
+
+With --out the plan is written to a file, which staunch apply carries out exactly
+as it is, once, until it runs out. The file is signed by the server and must not be
+changed; it has no secrets. A file that is there already is not overwritten.`,
 		Example: `  staunch plan account:pg/main:role:app_rw
-  staunch plan identity:billing --tier revoke -o json`,
+  staunch plan identity:billing --tier revoke -o json
+  staunch plan identity:billing --tier revoke --out billing.plan --approval --valid-for 4h`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.reason = "plan"
@@ -133,16 +146,30 @@ time comes.`,
 			if err != nil {
 				return err
 			}
-			return g.withClient(func(c *client.Client) error {
-				d, err := c.Plan(cmd.Context(), req)
-				if err != nil {
-					return err
+			if file == "" {
+				if approval || validFor != 0 {
+					return usagef("--approval and --valid-for go with --out")
 				}
-				return g.print(d, func(w io.Writer) { writeDraft(w, d) })
+				return g.withClient(func(c *client.Client) error {
+					d, err := c.Plan(cmd.Context(), req)
+					if err != nil {
+						return err
+					}
+					return g.print(d, func(w io.Writer) { writeDraft(w, d) })
+				})
+			}
+			if validFor < 0 || validFor > api.MaxPlanValid {
+				return usagef("--valid-for must be more than zero and at most %s", api.MaxPlanValid)
+			}
+			return g.withClient(func(c *client.Client) error {
+				return g.planFile(cmd.Context(), c, file, api.PlanFileRequest{ContainRequest: req, ValidFor: staunch.Duration(validFor), Approval: approval})
 			})
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().StringVar(&file, "out", "", "write the plan to this file, for staunch apply")
+	cmd.Flags().DurationVar(&validFor, "valid-for", 0, "how long the file can be applied, at most 168h; 1h when not given")
+	cmd.Flags().BoolVar(&approval, "approval", false, "another person, who may approve, has to apply the file")
 	return cmd
 }
 
@@ -169,14 +196,19 @@ func writeDraft(w io.Writer, d api.Draft) {
 			row(w, it.Intent.Verb, it.Intent.Target, it.Found, it.Intent.Call, undo)
 		}
 	}
-	if len(d.Gaps) > 0 {
-		heading(w, "What cannot be done")
-		for _, gap := range d.Gaps {
-			more := ""
-			if !gap.Widen.IsZero() {
-				more = "; " + gap.Widen.String() + " would cover it"
-			}
-			row(w, gap.Ref, gap.Reason+more)
+	writeGaps(w, d.Gaps)
+}
+
+func writeGaps(w io.Writer, gaps []staunch.Gap) {
+	if len(gaps) == 0 {
+		return
+	}
+	heading(w, "What cannot be done")
+	for _, gap := range gaps {
+		more := ""
+		if !gap.Widen.IsZero() {
+			more = "; " + gap.Widen.String() + " would cover it"
 		}
+		row(w, gap.Ref, gap.Reason+more)
 	}
 }

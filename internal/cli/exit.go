@@ -47,10 +47,10 @@ func ExitCodes() []ExitCode {
 		{ExitOK, "ok", "The command did what it was asked to."},
 		{ExitFailure, "failure", "It did not work, for a reason that no other code has; the error says which."},
 		{ExitUsage, "usage", "The command line is wrong: an unknown command or flag, a missing argument, a value that cannot be. Nothing was done."},
-		{ExitBad, "bad input", "The command did its work and found that some of what it looked at is not as it must be: records that were rejected, a configuration, rule or policy that is not valid, a rule or policy test that failed, a record log that was changed, a check of doctor that failed."},
+		{ExitBad, "bad input", "The command did its work and found that some of what it looked at is not as it must be: records that were rejected, a configuration, rule or policy that is not valid, a rule or policy test that failed, a record log that was changed, a plan file that was edited or is another server's, a check of doctor that failed."},
 		{ExitNotFound, "not found", "There is no containment, token, event or breaker of that name."},
 		{ExitDenied, "denied", "The server wants a token and got none that is valid, or the token may not do this (HTTP 401 and 403)."},
-		{ExitConflict, "conflict", "It cannot be done as things stand: the case is in another phase, a release would bring a stolen secret back to life and nobody confirmed that, the answer to a question was no (HTTP 409)."},
+		{ExitConflict, "conflict", "It cannot be done as things stand: the case is in another phase, a release would bring a stolen secret back to life and nobody confirmed that, a plan file does not hold any more, the answer to a question was no (HTTP 409)."},
 		{ExitUnavailable, "unavailable", "No server answered, or it or a platform cannot do this for now: try again (HTTP 429, 502, 503)."},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -28,14 +29,16 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// TestScripts tells stories, one a file. Beside testscript's own commands there
-// are:
+// TestScripts tells stories, one a file. $NOW is when it began. Beside
+// testscript's own commands there are:
 //
 //	code N COMMAND…         run the command and want exit code N
 //	engine FILE             start a node on the configuration, in this process,
 //	                        and set STAUNCH_URL and STAUNCH_TOKEN (an admin's)
 //	capture NAME PATTERN    set NAME to what PATTERN's group matches in stdout
 //	overwrite FILE OLD NEW  replace OLD, which must be there, in FILE
+//	eventually PATTERN COMMAND…
+//	                        run the command until its stdout has a match
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -45,10 +48,12 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/.config")
+			e.Setenv("NOW", time.Now().UTC().Format(time.RFC3339))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": scriptCode, "engine": scriptEngine, "capture": scriptCapture, "overwrite": scriptOverwrite,
+			"eventually": scriptEventually,
 		},
 	})
 }
@@ -118,6 +123,23 @@ func scriptCapture(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("no match of %s in stdout", args[1])
 	}
 	ts.Setenv(args[0], m[1])
+}
+
+func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: eventually PATTERN COMMAND…")
+	}
+	re, err := regexp.Compile(args[0])
+	ts.Check(err)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		ts.Check(ts.Exec(args[1], args[2:]...))
+		if re.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("no match of %s in stdout", args[0])
+		}
+	}
 }
 
 func scriptOverwrite(ts *testscript.TestScript, neg bool, args []string) {

@@ -48,6 +48,7 @@ func writeCase(w io.Writer, cs api.Case) {
 	field(w, "scope until", con.Scope.Until)
 	field(w, "asked for by", con.Requester)
 	field(w, "approved by", con.Approver)
+	field(w, "plan file", con.PlanFile)
 	field(w, "reasons", strings.Join(con.Reasons, "; "))
 	if con.Residual > 0 {
 		field(w, "still succeeded", fmt.Sprintf("%d times after the proven effect", con.Residual))

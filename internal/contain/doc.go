@@ -26,6 +26,9 @@
 // only what to do next. Each commit reads the case again, a kick has it forgotten,
 // and nothing is waited for by it.
 //
+// A plan file (PlanFile, OpenPlanned) is a plan that was drawn before and is carried
+// out as it stands: its case begins with T1 and T2 in one.
+//
 // # After a crash
 //
 // A step whose intent is durable and that has no receipt may or may not have

@@ -339,6 +339,21 @@ func (e *Engine) Kick(id string) {
 	e.kickLocked(id)
 }
 
+// kickFresh is Kick for a case that was made in the commit just now with steps
+// that nobody has called. Where it is being worked on already, they are looked at
+// first like any other.
+func (e *Engine) kickFresh(id string, steps []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, busy := e.running[id]
+	e.kickLocked(id)
+	if j := e.running[id]; j != nil && !busy {
+		for _, s := range steps {
+			j.fresh[s] = true // no worker has the job before the lock is let go
+		}
+	}
+}
+
 func (e *Engine) kickLocked(id string) {
 	if e.closed {
 		return

@@ -40,6 +40,9 @@ type OpenRequest struct {
 	Requester string
 	// Approval has the case wait for a person before anything is done.
 	Approval bool
+	// Planned, when given, has the case begin with that plan, in the same
+	// transaction.
+	Planned *Planned
 }
 
 // Opened is what Open did.
@@ -71,6 +74,9 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 		return Opened{}, err
 	}
 	if con, ok := extends(existing, req); ok {
+		if req.Planned != nil {
+			return Opened{}, fmt.Errorf("%w: %s is open on the same subject already; release it, or make a plan of what it leaves out", staunch.ErrConflict, con.ID)
+		}
 		return e.raise(tx, con, req, now)
 	}
 	con := Would(req.Subject, req.Tier, req.Playbook, req.Since)
@@ -95,6 +101,9 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	if req.Approval {
 		con.Phase = staunch.PhaseApproval
 	}
+	if req.Planned != nil {
+		req.Planned.begin(&con)
+	}
 	if err := e.guardOwn(tx, con, now); err != nil {
 		return Opened{}, err
 	}
@@ -104,12 +113,19 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	if err := e.putTimer(tx, con); err != nil {
 		return Opened{}, err
 	}
-	if err := record(tx, staunch.RecordContainment, actorOf(req), con.ID, now, map[string]any{
+	said := map[string]any{
 		"subject": con.Subject, "tier": con.Tier, "phase": con.Phase, "playbook": con.Playbook.Name,
 		"stage": con.Stage, "origin": con.Origin, "decision": req.Decision, "reasons": con.Reasons,
 		"scope": con.Scope, "scope_hash": con.Scope.Hash(), "expires": con.Expires,
-	}); err != nil {
+	}
+	if p := req.Planned; p != nil {
+		said["plan_file"], said["planned_by"], said["approver"] = p.File.Hash, p.File.MadeBy, con.Approver
+	}
+	if err := record(tx, staunch.RecordContainment, actorOf(req), con.ID, now, said); err != nil {
 		return Opened{}, err
+	}
+	if req.Planned != nil {
+		return e.openPlanned(tx, con, *req.Planned, now)
 	}
 	if req.Approval {
 		if err := e.notices(tx, "approval", con, nil, now); err != nil {
@@ -174,6 +190,9 @@ func Would(subject staunch.Ref, tier staunch.Tier, p staunch.Playbook, since sta
 }
 
 func actorOf(req OpenRequest) string {
+	if req.Planned != nil && req.Planned.Approver != "" {
+		return req.Planned.Approver
+	}
 	if req.Requester != "" {
 		return req.Requester
 	}
@@ -216,6 +235,7 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 	// asked for.
 	freed := con.Phase == staunch.PhaseApproval && !req.Approval
 	if raised {
+		con.PlanFile = "" // from here on it is the decision's
 		con.Tier = req.Tier
 		con.Reasons = req.Reasons
 		con.Scope.Highest = req.Tier

@@ -163,7 +163,8 @@ func (e *Engine) draft(ctx context.Context, c Case) (Draft, error) {
 	}
 	// A stage's own plan is quick: nothing that can be done at once waits for a
 	// search. What the search would find is for a child plan.
-	quick := con.ID != "" && con.Phase == staunch.PhaseOpen
+	// Where no child plan may find anything, the stage's own plan has it all.
+	quick := con.ID != "" && con.Phase == staunch.PhaseOpen && !closed(con)
 	ask := func(ref staunch.Ref, names, derived []staunch.Ref) {
 		if ref.Realm == "" || d.barred[ref] {
 			return
@@ -421,6 +422,9 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 	}
 	onGuard := slices.Concat([]staunch.Ref{c.Containment.Subject}, d.Roots, d.Derived)
 	onGuard = slices.DeleteFunc(onGuard, func(ref staunch.Ref) bool { return d.barred[ref] })
+	if closed(c.Containment) && c.Containment.Phase != staunch.PhaseOpen {
+		onGuard = slices.DeleteFunc(onGuard, func(ref staunch.Ref) bool { return !guarded(c, ref) })
+	}
 	if outage != nil && len(d.Items) == 0 {
 		// The fast plane does not wait for the platforms.
 		if err := e.guardNow(ctx, c, onGuard); err != nil {
@@ -452,16 +456,8 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 		if n := targets(c.Steps, steps); n > cur.Scope.MostTargets {
 			return &tooMany{have: n, most: cur.Scope.MostTargets}
 		}
-		intents := make([]map[string]any, 0, len(steps))
-		for _, s := range steps {
-			if s.State == staunch.StepIntended {
-				started = append(started, s.ID)
-			}
-			intents = append(intents, map[string]any{
-				"step": s.ID, "target": s.Target.String(), "verb": s.Verb, "call": s.Intent.Call, "undo": s.Intent.Undo,
-				"reversibility": s.Intent.Reversibility, "pre_image": s.PreImageDigest, "state": s.State,
-			})
-		}
+		intents, fresh := intentsOf(steps)
+		started = append(started, fresh...)
 		plan.Hash = planHash(steps)
 		if _, err := tx.PutPlan(plan); err != nil {
 			return err
@@ -516,6 +512,22 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 	return nil
 }
 
+// intentsOf returns what a plan's record says of its steps, and the ids of those
+// that are to be called.
+func intentsOf(steps []staunch.Step) (said []map[string]any, started []string) {
+	said = make([]map[string]any, 0, len(steps))
+	for _, s := range steps {
+		if s.State == staunch.StepIntended {
+			started = append(started, s.ID)
+		}
+		said = append(said, map[string]any{
+			"step": s.ID, "target": s.Target.String(), "verb": s.Verb, "call": s.Intent.Call, "undo": s.Intent.Undo,
+			"reversibility": s.Intent.Reversibility, "pre_image": s.PreImageDigest, "state": s.State,
+		})
+	}
+	return said, started
+}
+
 // planTroubles begin what is said of a case for which no whole plan could be
 // made: one that could is the end of it.
 var planTroubles = []string{"the plan ", "it cannot go on", "nothing of it could be contained"}
@@ -523,16 +535,19 @@ var planTroubles = []string{"the plan ", "it cannot go on", "nothing of it could
 // guardNow puts the guard holds that the case wants on the refs, where it has
 // not all of them.
 func (e *Engine) guardNow(ctx context.Context, c Case, refs []staunch.Ref) error {
-	missing := slices.ContainsFunc(refs, func(ref staunch.Ref) bool {
-		return e.Untouchable(ref) == "" && !slices.ContainsFunc(c.Holds, func(h staunch.Hold) bool {
-			return h.Plane == staunch.PlaneGuard && h.Target.Ref == ref && claims(h, c.Containment.ID)
-		})
-	})
+	missing := slices.ContainsFunc(refs, func(ref staunch.Ref) bool { return e.Untouchable(ref) == "" && !guarded(c, ref) })
 	if !missing || len(c.Containment.Playbook.Stages[c.Containment.Stage].Deny) == 0 {
 		return nil
 	}
 	return e.commit(ctx, c, func(tx store.Tx, con *staunch.Containment) error {
 		return e.guardFor(tx, *con, refs, staunch.TimeOf(e.opt.Clock.Now()))
+	})
+}
+
+// guarded reports whether the case holds the ref on the fast plane.
+func guarded(c Case, ref staunch.Ref) bool {
+	return slices.ContainsFunc(c.Holds, func(h staunch.Hold) bool {
+		return h.Plane == staunch.PlaneGuard && h.Target.Ref == ref && claims(h, c.Containment.ID)
 	})
 }
 
@@ -599,7 +614,7 @@ func (e *Engine) claim(tx store.Tx, con staunch.Containment, c Case, plan staunc
 		s.Intent.Key, s.Intent.Generation = s.ID, con.Generation
 		waits, err := e.claimHold(tx, &s, it, d.held[s.Target.Key()], now)
 		if err != nil {
-			return nil, false, err
+			return nil, false, fmt.Errorf("%s: %w", s.Target, err)
 		}
 		if waits {
 			more = true

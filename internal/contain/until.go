@@ -44,13 +44,24 @@ func scopeOver(con staunch.Containment, now staunch.Time) bool {
 	return con.Scope.Until != 0 && now >= con.Scope.Until
 }
 
-const scopeTrouble = "the scope ended"
+const (
+	scopeTrouble  = "the scope ended"
+	closedTrouble = "outside of the plan that was applied"
+)
 
 // endScope takes out of a child plan's draft what the case does not have yet,
-// once the scope is over, and returns it.
+// once the scope is over or where it is closed, and returns it.
 func (e *Engine) endScope(c Case, d *Draft) (found []staunch.Ref) {
 	con := c.Containment
-	if con.Phase == staunch.PhaseOpen || !scopeOver(con, staunch.TimeOf(e.opt.Clock.Now())) {
+	why := ""
+	switch {
+	case con.Phase == staunch.PhaseOpen:
+		return nil
+	case scopeOver(con, staunch.TimeOf(e.opt.Clock.Now())):
+		why = fmt.Sprintf("found after the scope ended at %s; contain it by a new decision", con.Scope.Until)
+	case closed(con):
+		why = "the plan that was applied does not have it, and its scope has no closure; contain it by a new decision"
+	default:
 		return nil
 	}
 	leave := func(ref staunch.Ref) {
@@ -58,7 +69,7 @@ func (e *Engine) endScope(c Case, d *Draft) (found []staunch.Ref) {
 			return
 		}
 		found = append(found, ref)
-		d.Gaps = append(d.Gaps, staunch.Gap{Ref: ref, Reason: fmt.Sprintf("found after the scope ended at %s; contain it by a new decision", con.Scope.Until)})
+		d.Gaps = append(d.Gaps, staunch.Gap{Ref: ref, Reason: why})
 	}
 	has := map[string]bool{}
 	for _, s := range c.Steps {
@@ -83,10 +94,13 @@ func (e *Engine) endScope(c Case, d *Draft) (found []staunch.Ref) {
 
 // tellScope tells people of what was left out, once.
 func (e *Engine) tellScope(tx store.Tx, con *staunch.Containment, found []staunch.Ref, steps []staunch.Step, now staunch.Time) error {
-	if len(found) == 0 || strings.HasPrefix(con.Trouble, scopeTrouble) {
+	if len(found) == 0 || strings.HasPrefix(con.Trouble, scopeTrouble) || strings.HasPrefix(con.Trouble, closedTrouble) {
 		return nil
 	}
 	con.Trouble = fmt.Sprintf("%s at %s, and %s came to light after it", scopeTrouble, con.Scope.Until, found[0])
+	if !scopeOver(*con, now) {
+		con.Trouble = fmt.Sprintf("%s: %s came to light", closedTrouble, found[0])
+	}
 	if n := len(found) - 1; n > 0 {
 		con.Trouble += fmt.Sprintf(" with %d more", n)
 	}

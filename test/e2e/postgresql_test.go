@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/api"
+	"github.com/staunch-project/staunch/internal/api/client"
 	"github.com/staunch-project/staunch/internal/format/postgresql"
 	"github.com/staunch-project/staunch/test/systems/pgtest"
 )
@@ -591,4 +593,61 @@ func (n *node) counted() map[string]int {
 		seen[number]++
 	}
 	return seen
+}
+
+// TestPlanAndApply is a rehearsal on PostgreSQL: a plan is drawn and looked at,
+// refused once the role has changed, and carried out exactly as it stands.
+func TestPlanAndApply(t *testing.T) {
+	s := newShop(t, false)
+	n := newNode(t, s.files("", ""))
+	draw := func() json.RawMessage {
+		t.Helper()
+		f, raw, err := n.api.PlanFile(t.Context(), api.PlanFileRequest{ContainRequest: api.ContainRequest{
+			Subject: role("billing"), Tier: staunch.TierIsolate, Reason: "plan",
+		}})
+		if err != nil || len(f.Targets) == 0 {
+			t.Fatalf("drawing a plan: %+v, %v", f, err)
+		}
+		return raw
+	}
+	apply := func(plan json.RawMessage) (api.Opened, error) { return n.api.Apply(t.Context(), plan, "a drill") }
+
+	stale := draw()
+	s.Exec(t, "shop", "GRANT DELETE ON sales.cards TO billing")
+	var refused *client.Error
+	if _, err := apply(stale); !errors.As(err, &refused) || refused.Code != api.CodeConflict || !strings.Contains(refused.Message, role("billing").String()+"#grants/shop: ") {
+		t.Errorf("a plan of a role that has changed is answered with %v", err)
+	}
+	if cs := n.cases(); len(cs) != 0 {
+		t.Fatalf("a plan that was refused opened %s", summary(cs))
+	}
+
+	before := s.access("billing")
+	plan := draw()
+	edited := json.RawMessage(strings.ReplaceAll(string(plan), "role:billing", "role:reporting"))
+	if _, err := apply(edited); !errors.As(err, &refused) || refused.Code != api.CodeInvalid {
+		t.Errorf("an edited plan is answered with %v", err)
+	}
+	// A connection more or less is no other plan: all of them are ended.
+	thief := s.login("billing", s.password, "psql")
+	o, err := apply(plan)
+	if err != nil || !o.Created {
+		t.Fatalf("applying gave %+v, %v", o, err)
+	}
+	eventually(t, "the thief's session is cut", thief.cut)
+	c := n.await(staunch.PhaseHeld, staunch.TierIsolate)
+	n.proven(c)
+	s.refused("billing", s.password, "28000")
+	if again, err := apply(plan); err != nil || again.Created || again.Containment.ID != o.Containment.ID {
+		t.Errorf("the same plan once more gave %+v, %v", again, err)
+	}
+	n.release(c, api.ReleaseRequest{Reason: "a drill", Revive: true})
+	n.await(staunch.PhaseReleased, staunch.TierIsolate)
+	if after := s.access("billing"); after != before {
+		t.Errorf("billing may not what it could before\nbefore:\n%s\nafter:\n%s", before, after)
+	}
+	if _, err := apply(plan); !errors.As(err, &refused) || refused.Code != api.CodeConflict {
+		t.Errorf("a plan that was released is answered with %v", err)
+	}
+	n.sound()
 }

@@ -309,6 +309,56 @@ func (c *Client) Plan(ctx context.Context, req api.ContainRequest) (api.Draft, e
 	return post[api.Draft](ctx, c, "/v1/plan", req)
 }
 
+// PlanFile says what Contain would do as a file that Apply takes. raw is the file
+// as it came, which a client that knows less of it must not write anew.
+func (c *Client) PlanFile(ctx context.Context, req api.PlanFileRequest) (f staunch.PlanFile, raw json.RawMessage, err error) {
+	if raw, err = post[json.RawMessage](ctx, c, "/v1/plan/file", req); err != nil {
+		return f, nil, err
+	}
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return f, nil, fmt.Errorf("decoding the plan: %w", err)
+	}
+	return f, raw, nil
+}
+
+// Apply has a plan file carried out.
+func (c *Client) Apply(ctx context.Context, plan json.RawMessage, reason string) (api.Opened, error) {
+	return post[api.Opened](ctx, c, "/v1/plan/apply", struct {
+		Plan   json.RawMessage `json:"plan"`
+		Reason string          `json:"reason"`
+	}{plan, reason})
+}
+
+// Backtest asks what other policies would have contained, and gives each line to
+// tell, the summary last. An answer that was cut off gives an error.
+func (c *Client) Backtest(ctx context.Context, req api.BacktestRequest, tell func(api.BacktestLine) error) error {
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+	defer cancel()
+	resp, err := c.send(ctx, http.MethodPost, "/v1/backtest", nil, req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // it was read
+	for d := json.NewDecoder(resp.Body); ; {
+		var l api.BacktestLine
+		if err := d.Decode(&l); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("%w: the backtest's answer was cut off: %w", ErrUnreachable, err)
+		}
+		if l.V != staunch.Version {
+			return fmt.Errorf("%w: an answer of version %d, this release knows %d", staunch.ErrInvalid, l.V, staunch.Version)
+		}
+		if l.Type == "error" {
+			return fmt.Errorf("the backtest was given up: %s", l.Error)
+		}
+		if err := tell(l); err != nil || l.Type == "summary" {
+			return err
+		}
+	}
+}
+
 func (c *Client) change(ctx context.Context, id, what string, in any) (api.Changed, error) {
 	if err := checkID(id); err != nil {
 		return api.Changed{}, err

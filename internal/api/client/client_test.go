@@ -10,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/api"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -76,5 +77,38 @@ func TestURLs(t *testing.T) {
 		if c != nil {
 			c.Close()
 		}
+	}
+}
+
+// TestBacktestNeedsItsSummary: an answer that ends before is none.
+func TestBacktestNeedsItsSummary(t *testing.T) {
+	t.Parallel()
+	const progress, summary = `{"v":1,"type":"progress","progress":{"decisions":1,"at":null}}` + "\n", `{"v":1,"type":"summary","summary":{"newly":1}}` + "\n"
+	for answer, want := range map[string]string{
+		progress + summary:             "",
+		progress:                       "cut off",
+		"":                             "cut off",
+		progress + `{"v":1,"type":"su`: "cut off",
+		progress + `{"v":1,"type":"error","error":"something failed inside"}`: "given up: something failed inside",
+		`{"v":2,"type":"summary"}`: "version 2",
+	} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(answer)) }))
+		c, err := New(Options{URL: srv.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		err = c.Backtest(t.Context(), api.BacktestRequest{}, func(l api.BacktestLine) error {
+			got = l.Type
+			return nil
+		})
+		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", answer, err, want)
+		}
+		if want == "" && got != "summary" {
+			t.Errorf("the last line told is a %s", got)
+		}
+		c.Close()
+		srv.Close()
 	}
 }
