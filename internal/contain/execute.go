@@ -222,6 +222,7 @@ func (e *Engine) call(ctx context.Context, c Case, s staunch.Step, conn connecto
 func (e *Engine) send(ctx context.Context, s *staunch.Step, conn connector.Connector, in staunch.Intent) error {
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 	defer cancel()
+	s.Called = staunch.TimeOf(e.opt.Clock.Now())
 	crashpoint.Here("apply.call")
 	receipt, err := conn.Apply(cctx, in)
 	crashpoint.Here("apply.called")
