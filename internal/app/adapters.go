@@ -362,11 +362,21 @@ func (o operator) Reload(ctx context.Context, who string) (api.Reloaded, error) 
 		return api.Reloaded{}, err
 	}
 	old := o.a.current()
-	if err := o.a.store.Update(ctx, func(tx store.Tx) error { return o.a.activate(tx, s, who) }); err != nil {
+	restart := restartNotes(old.Config, cfg)
+	if err := o.a.store.Update(ctx, func(tx store.Tx) error {
+		changed, err := o.a.activate(tx, s, who)
+		if err != nil || changed {
+			return err
+		}
+		// What is not part of the bundle may have changed all the same.
+		return appendRecord(tx, staunch.RecordConfig, who, "reload", staunch.TimeOf(o.a.opt.Clock.Now()), map[string]any{
+			"bundle": s.Bundle.Hash, "config": o.a.digestOf(cfg), "restart": restart, "node": o.a.cfg.Node,
+		})
+	}); err != nil {
 		return api.Reloaded{}, fmt.Errorf("activating the configuration: %w", err)
 	}
 	out := api.Reloaded{V: staunch.Version, Bundle: s.Bundle.Hash, Changed: s.Bundle.Hash != old.Bundle.Hash}
-	for _, n := range restartNotes(old.Config, cfg) {
+	for _, n := range restart {
 		out.Notes = append(out.Notes, n+" changed: restart to use it")
 	}
 	o.a.use(s)

@@ -11,6 +11,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -81,6 +82,7 @@ type Config struct {
 	Log       Log       `yaml:"log" json:"log,omitzero"`
 
 	path string
+	sum  [sha256.Size]byte
 }
 
 // TLS names the files of the API's certificate and key.
@@ -229,7 +231,7 @@ func Parse(data []byte, path string) (*Config, error) {
 	if err := resolveTags(&root, filepath.Dir(path), path); err != nil {
 		return nil, err
 	}
-	c := &Config{path: path}
+	c := &Config{path: path, sum: sha256.Sum256(data)}
 	if root.Kind != 0 {
 		if err := strictyaml.Decode(&root, path, c); err != nil {
 			return nil, err
@@ -426,6 +428,10 @@ func (c *Config) Path(p string) string {
 	}
 	return filepath.Join(filepath.Dir(c.path), p)
 }
+
+// Sum returns the SHA-256 of the file as it was read. The file may have secrets in
+// it, so whoever shows or keeps the sum has to key it.
+func (c *Config) Sum() []byte { return c.sum[:] }
 
 // File returns the path that the configuration was read from.
 func (c *Config) File() string { return c.path }
