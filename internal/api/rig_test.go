@@ -350,6 +350,13 @@ func (c engineCases) Revivals(r store.Reader, id string) ([]string, error) {
 	return contain.Revivals(cs), nil
 }
 
+func (engineCases) D3FEND(st staunch.Step) []string {
+	if st.Connector == "" {
+		return nil
+	}
+	return []string{"D3-AL"}
+}
+
 type realGuard struct{ g *guard.Guard }
 
 func (g realGuard) Evaluation(b io.Reader) (any, error)  { return g.g.Evaluation(b) }
@@ -394,9 +401,17 @@ func (fakeKnowledge) Lineage(_ store.Reader, ref staunch.Ref, _ int) (Lineage, b
 }
 
 type fakeOperator struct {
-	ready  error
-	reload error
-	checks []Check
+	ready      error
+	reload     error
+	checks     []Check
+	checkpoint func(context.Context) (record.Checkpoint, error)
+}
+
+func (f *fakeOperator) Checkpoint(ctx context.Context) (record.Checkpoint, error) {
+	if f.checkpoint == nil {
+		return record.Checkpoint{V: staunch.Version}, nil
+	}
+	return f.checkpoint(ctx)
 }
 
 func (f *fakeOperator) Reload(context.Context, string) (Reloaded, error) {

@@ -25,6 +25,7 @@ import (
 	"github.com/staunch-project/staunch/internal/ingest"
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
 	"github.com/staunch-project/staunch/internal/inventory"
+	"github.com/staunch-project/staunch/internal/record"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -345,8 +346,25 @@ func (c cases) Revivals(r store.Reader, id string) ([]string, error) {
 	return contain.Revivals(cs), nil
 }
 
+func (c cases) D3FEND(s staunch.Step) []string {
+	conn := c.a.conns[s.Target.Ref.Realm]
+	if conn == nil {
+		return nil
+	}
+	spec, ok := contain.SpecFor(conn.Describe(), s.Verb, s.Target)
+	if !ok {
+		return nil
+	}
+	return spec.D3FEND
+}
+
 // operator looks after the process.
 type operator struct{ a *App }
+
+// Checkpoint signs a checkpoint of the record log.
+func (o operator) Checkpoint(ctx context.Context) (record.Checkpoint, error) {
+	return o.a.checkpoint(ctx)
+}
 
 // Reload reads the configuration again. Rules, policies, identities, limits and
 // known sources change at once and together; what needs a restart is named.
@@ -401,6 +419,7 @@ func restartNotes(old, now *config.Config) []string {
 	differ("realms", old.Realms, now.Realms)
 	differ("guard", old.Guard, now.Guard)
 	differ("notify", old.Notify, now.Notify)
+	differ("audit", old.Audit, now.Audit)
 	differ("suspicion", old.Suspicion, now.Suspicion)
 	return out
 }
@@ -471,6 +490,7 @@ func (o operator) Doctor(ctx context.Context) (api.Diagnosis, error) {
 		}
 		return out
 	})
+	check("checkpoints", o.a.checkCheckpoints)
 	check("mode", func() []connector.Finding {
 		if s.Config.Mode != staunch.ModeEnforce {
 			return []connector.Finding{{Severity: "warning", Message: "the engine is in " + s.Config.Mode.String() + " mode: nothing is contained by itself"}}

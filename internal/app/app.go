@@ -72,7 +72,8 @@ type App struct {
 	warmers  []connector.Warmer
 	closers  []func()
 
-	logins logins
+	logins      logins
+	checkpoints checkpoints
 
 	mu    sync.RWMutex
 	setup *Setup
@@ -384,6 +385,9 @@ func (a *App) Start(ctx context.Context) error {
 	}
 	a.wg.Go(func() { a.followBundle(run) })
 	a.wg.Go(func() { a.keepLogins(run) })
+	if a.cfg.Audit.CheckpointEvery > 0 {
+		a.wg.Go(func() { a.keepCheckpoints(run) })
+	}
 	for _, c := range a.cfg.Sources {
 		if c.Tail == nil {
 			continue

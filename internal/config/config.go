@@ -33,7 +33,8 @@ import (
 type Config struct {
 	// V is the version of the file's shape: 1.
 	V int `yaml:"v" json:"v"`
-	// DataDir has the database, the key file and nothing else.
+	// DataDir has the database, the key file and the checkpoints that are signed by
+	// themselves, and nothing else.
 	DataDir string `yaml:"data_dir" json:"data_dir,omitempty"`
 	// PostgresURL, when given, is used in place of SQLite.
 	PostgresURL staunch.Secret `yaml:"postgres_url" json:"postgres_url,omitempty"`
@@ -79,6 +80,7 @@ type Config struct {
 	Suspicion Suspicion `yaml:"suspicion" json:"suspicion,omitzero"`
 	Guard     Guard     `yaml:"guard" json:"guard,omitzero"`
 	Notify    []Channel `yaml:"notify" json:"notify,omitempty"`
+	Audit     Audit     `yaml:"audit" json:"audit,omitzero"`
 	Log       Log       `yaml:"log" json:"log,omitzero"`
 
 	path string
@@ -89,6 +91,17 @@ type Config struct {
 type TLS struct {
 	Cert string `yaml:"cert" json:"cert"`
 	Key  string `yaml:"key" json:"key"`
+}
+
+// Audit says where signed checkpoints of the record log go.
+type Audit struct {
+	// CheckpointEvery is how often one is signed by itself; 0 (default) is never.
+	CheckpointEvery staunch.Duration `yaml:"checkpoint_every" json:"checkpoint_every,omitempty"`
+	// CheckpointFile is what they are appended to, a line each; with
+	// checkpoint_every the default is DataDir/checkpoints.ndjson.
+	CheckpointFile string `yaml:"checkpoint_file" json:"checkpoint_file,omitempty"`
+	// CheckpointChannel is a channel of type webhook that they are sent to.
+	CheckpointChannel string `yaml:"checkpoint_channel" json:"checkpoint_channel,omitempty"`
 }
 
 // Log says how to log.
@@ -199,6 +212,8 @@ const (
 	// DefaultRate is calls a second: a containment takes about twenty on a platform
 	// with several databases.
 	DefaultRate = 200
+	// LeastCheckpointEvery is how often a checkpoint may be signed by itself.
+	LeastCheckpointEvery = time.Minute
 	// maxConfigBytes bounds a configuration file.
 	maxConfigBytes = 4 << 20
 )
@@ -402,6 +417,12 @@ func (c *Config) defaults() {
 			c.Notify[i].MinTier = &t
 		}
 	}
+	switch {
+	case c.Audit.CheckpointFile != "":
+		c.Audit.CheckpointFile = c.Path(c.Audit.CheckpointFile)
+	case c.Audit.CheckpointEvery != 0:
+		c.Audit.CheckpointFile = filepath.Join(c.DataDir, "checkpoints.ndjson")
+	}
 	if c.Log.Level == "" {
 		c.Log.Level = "info"
 	}
@@ -546,6 +567,12 @@ func (c *Config) check() error {
 		if n.Type == "webhook" && n.Secret.Empty() {
 			bad(0, f+".secret", "is missing: webhooks are signed")
 		}
+	}
+	if every := c.Audit.CheckpointEvery.Std(); every != 0 && every < LeastCheckpointEvery {
+		bad(0, "audit.checkpoint_every", "is %s, at least %s is needed", every, LeastCheckpointEvery)
+	}
+	if name := c.Audit.CheckpointChannel; name != "" && !slices.ContainsFunc(c.Notify, func(n Channel) bool { return n.Name == name && n.Type == "webhook" }) {
+		bad(0, "audit.checkpoint_channel", "%q is not a channel of type webhook", name)
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		bad(0, "log.level", "%q is not debug, info, warn or error", c.Log.Level)
