@@ -340,12 +340,14 @@ type Step struct {
 	// Sweeps counts the delayed repeats that are done.
 	Sweeps int `json:"sweeps,omitempty"`
 	// NotBefore delays what comes next: propagation, sweep or retry.
-	NotBefore Time   `json:"not_before,omitempty"`
-	Intended  Time   `json:"intended"`
-	Applied   Time   `json:"applied,omitempty"`
-	Proven    Time   `json:"proven,omitempty"`
-	Reverted  Time   `json:"reverted,omitempty"`
-	Note      string `json:"note,omitempty"`
+	NotBefore Time `json:"not_before,omitempty"`
+	Intended  Time `json:"intended"`
+	// Called is when the newest call was sent, Applied when the platform answered.
+	Called   Time   `json:"called,omitempty"`
+	Applied  Time   `json:"applied,omitempty"`
+	Proven   Time   `json:"proven,omitempty"`
+	Reverted Time   `json:"reverted,omitempty"`
+	Note     string `json:"note,omitempty"`
 }
 
 // StepID derives a step's id from its plan, target and verb. It is also the

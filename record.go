@@ -22,6 +22,7 @@ const (
 	RecordConfig      RecordKind = "config"
 	RecordBreaker     RecordKind = "breaker"
 	RecordNode        RecordKind = "node"
+	RecordLogin       RecordKind = "login"
 )
 
 // Record is one line of the append-only, chained log. Lane, Seq, Prev and Hash

@@ -19,6 +19,9 @@ type Signal struct {
 	// Confidence is in (0,1].
 	Confidence float64  `json:"confidence"`
 	Techniques []string `json:"techniques,omitempty"`
+	// Frameworks has what the rule's tags name of other lists, as they stand there
+	// ("atlas.aml.t0012", "owasp-nhi.nhi5").
+	Frameworks []string `json:"frameworks,omitempty"`
 	Event      string   `json:"event"`
 	// Events has the ids of the events that a correlation put together, the
 	// oldest first; of many, the newest.

@@ -540,7 +540,10 @@ func TestRightsTable(t *testing.T) {
 	}
 }
 
-var inline = regexp.MustCompile("`(staunch [a-z][^`]*)`")
+var (
+	inline   = regexp.MustCompile("`(staunch [a-z][^`]*)`")
+	redirect = regexp.MustCompile(` (<|>|>>) `)
+)
 
 // TestCommandLines parses every command line that is shown with the real
 // commands and flags, and runs none.
@@ -566,7 +569,7 @@ func TestCommandLines(t *testing.T) {
 				continue
 			}
 			found++
-			words, _, _ = strings.Cut(words, " < ")
+			words = redirect.Split(words, 2)[0]
 			if err := parses(shellWords(words), strings.Contains(l.text, "`") || l.place == p.path); err != nil {
 				t.Errorf("%s: %s: %v", l.place, l.text, err)
 			}

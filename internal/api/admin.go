@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net/http"
 	"slices"
 	"strings"
@@ -184,97 +183,52 @@ func (s *Server) registerOperator() {
 			Description: "The answer is 200 for a broken log too: its breaks list says where. A log that was cut behind an earlier export is found only by checking against that export's checkpoint.",
 		},
 		func(ctx context.Context, _ auth.Principal, _ *struct{}) (*out[record.Report], error) {
-			rep, err := s.verify(ctx)
+			rep, err := s.log().Verify(ctx, nil)
 			if err != nil {
 				return nil, err
 			}
 			return &out[record.Report]{rep}, nil
 		})
 
+	operation(s, Route{Method: "POST", Path: "/v1/records/verify", Verb: auth.Audit, Limit: auditTimeout},
+		huma.Operation{
+			OperationID: "verifyRecordsPast", Summary: "Check the record log against a checkpoint that was signed before", Tags: []string{"records"},
+			Description: "The body is the checkpoint. What it saw must still be there, which is how a log that was cut or written anew is found out.",
+		},
+		func(ctx context.Context, _ auth.Principal, in *struct{ Body record.Checkpoint }) (*out[record.Report], error) {
+			rep, err := s.log().Verify(ctx, &in.Body)
+			if errors.Is(err, record.ErrSignature) {
+				return nil, place("signature", "the checkpoint was not signed by this log's key as it stands")
+			}
+			if err != nil {
+				return nil, err
+			}
+			return &out[record.Report]{rep}, nil
+		})
+
+	operation(s, Route{Method: "POST", Path: "/v1/records/checkpoint", Verb: auth.Audit, Limit: auditTimeout},
+		huma.Operation{
+			OperationID: "checkpointRecords", Summary: "Sign a checkpoint of the record log", Tags: []string{"records"},
+			Description: "What came since the checkpoint before is checked first; a log that was changed gives 409 and no checkpoint. It goes to the configured file and channel as well. Keep it in another place to check later logs against.",
+			Errors:      []int{http.StatusConflict},
+		},
+		func(ctx context.Context, _ auth.Principal, _ *struct{}) (*out[record.Checkpoint], error) {
+			cp, err := s.opt.Operator.Checkpoint(ctx)
+			if errors.Is(err, record.ErrBroken) {
+				s.opt.Log.Error("the record log was changed", "error", err, "request", requestID(ctx))
+				return nil, newProblem(http.StatusConflict, CodeConflict, message(err)).hint("staunch audit verify says where")
+			}
+			if err != nil {
+				return nil, err
+			}
+			return &out[record.Checkpoint]{cp}, nil
+		})
+
 	s.handle(Route{Method: "GET", Path: pathExport, Verb: auth.Audit, Limit: auditTimeout}, s.export)
 }
 
-// verify checks every lane up to the heads that the store names now; a lane
-// that ends before its head was cut.
-func (s *Server) verify(ctx context.Context) (record.Report, error) {
-	heads, err := s.heads(ctx)
-	if err != nil {
-		return record.Report{}, err
-	}
-	marks := make([]record.Head, 0, len(heads))
-	for _, h := range heads {
-		marks = append(marks, record.Head{Lane: h.Lane, Seq: h.Seq, Hash: h.Hash})
-	}
-	past, err := s.opt.Chain.Checkpoint(s.opt.Clock.Now(), marks)
-	if err != nil {
-		return record.Report{}, err
-	}
-	v, err := record.NewVerifier(s.opt.Chain, nil, &past)
-	if err != nil {
-		return record.Report{}, err
-	}
-	for r, err := range s.records(ctx, heads) {
-		if err != nil {
-			return record.Report{}, err
-		}
-		if err := v.Add(r); err != nil {
-			return record.Report{}, err
-		}
-	}
-	return v.Finish(), nil
-}
-
-func (s *Server) heads(ctx context.Context) ([]store.Head, error) {
-	var heads []store.Head
-	err := s.opt.Store.View(ctx, func(r store.Reader) (err error) {
-		heads, err = r.Heads()
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading the ends of the log: %w", err)
-	}
-	return slices.DeleteFunc(heads, func(h store.Head) bool { return h.Seq == 0 }), nil
-}
-
-// recordPage is how many records are read in one transaction, so that reading a
-// long log keeps no snapshot open.
-const recordPage = 500
-
-// records yields every lane's records up to its head.
-func (s *Server) records(ctx context.Context, heads []store.Head) iter.Seq2[staunch.Record, error] {
-	return func(yield func(staunch.Record, error) bool) {
-		for _, h := range heads {
-			for after := int64(0); after < h.Seq; {
-				var page []staunch.Record
-				err := s.opt.Store.View(ctx, func(r store.Reader) (err error) {
-					page, err = r.Records(h.Lane, after, recordPage)
-					return err
-				})
-				if err != nil {
-					yield(staunch.Record{}, fmt.Errorf("reading lane %s after %d: %w", h.Lane, after, err))
-					return
-				}
-				if len(page) == 0 {
-					break // the verifier says that the lane ends too early
-				}
-				for _, r := range page {
-					if r.Seq > h.Seq {
-						break
-					}
-					if !yield(r, nil) {
-						return
-					}
-				}
-				last := page[len(page)-1].Seq
-				if last <= after {
-					yield(staunch.Record{}, fmt.Errorf("lane %s does not go on after %d", h.Lane, after))
-					return
-				}
-				after = last
-			}
-		}
-	}
-}
+// log is the store's record log.
+func (s *Server) log() record.Log { return record.Log{Store: s.opt.Store, Chain: s.opt.Chain} }
 
 const pathExport = "/v1/records/export"
 
@@ -282,7 +236,7 @@ const pathExport = "/v1/records/export"
 // breaking the connection off; without its checkpoint the export is worth
 // nothing, and Verify says so.
 func (s *Server) export(w http.ResponseWriter, r *http.Request) {
-	heads, err := s.heads(r.Context())
+	heads, err := s.log().Heads(r.Context())
 	if err != nil {
 		writeProblem(w, s.fail(r.Context(), err))
 		return
@@ -291,7 +245,7 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "application/x-ndjson")
 	h.Set("Content-Disposition", fmt.Sprintf(`attachment; filename="staunch-records-%s.ndjson"`, now.UTC().Format("20060102T150405Z")))
-	_, err = record.Export(&patient{w: w, c: http.NewResponseController(w)}, s.opt.Chain, now, s.records(r.Context(), heads))
+	_, err = record.Export(&patient{w: w, c: http.NewResponseController(w)}, s.opt.Chain, now, s.log().Records(r.Context(), heads))
 	switch {
 	case err == nil:
 	case errors.Is(err, record.ErrBroken):

@@ -151,9 +151,9 @@ func TestAudit(t *testing.T) {
 	for range 3 {
 		r.contain(staunch.Ref{Kind: staunch.KindAccount, Realm: "pg/main", Scheme: "role", Value: rand.Text()})
 	}
-	// More than a page of records.
+	const logPage = 500 // more than a page of records
 	must(t, r.store.Update(t.Context(), func(tx store.Tx) error {
-		for range recordPage + 20 {
+		for range logPage + 20 {
 			if _, err := tx.AppendRecord(staunch.Record{Kind: staunch.RecordNode, Actor: "engine", Time: 9, Body: []byte(`{}`)}); err != nil {
 				return err
 			}
@@ -162,7 +162,7 @@ func TestAudit(t *testing.T) {
 	}))
 	var rep record.Report
 	r.want(r.do("admin", "GET", "/v1/records/verify", nil), 200).into(&rep)
-	if rep.Records < recordPage+23 || !rep.Keyed || len(rep.Breaks) != 0 {
+	if rep.Records < logPage+23 || !rep.Keyed || len(rep.Breaks) != 0 {
 		t.Fatalf("%+v", rep)
 	}
 	a := r.want(r.do("admin", "GET", "/v1/records/export", nil), 200)

@@ -71,6 +71,9 @@ type Cases interface {
 	// Revivals returns what releasing the case would bring back to life, a line
 	// each.
 	Revivals(r store.Reader, id string) ([]string, error)
+	// D3FEND returns the techniques that the connector of the step declares for its
+	// verb; nil where that is not known (any more).
+	D3FEND(st staunch.Step) []string
 }
 
 // Knowledge answers what is known of a ref, from the reader that it is given.
@@ -98,6 +101,10 @@ type Operator interface {
 	Reload(ctx context.Context, who string, keepGoing bool) (Reloaded, error)
 	// Doctor looks at everything that has to work and changes nothing.
 	Doctor(ctx context.Context) (Diagnosis, error)
+	// Checkpoint signs a checkpoint of the record log, and takes it to where the
+	// configuration says. The error wraps record.ErrBroken, and nothing is signed,
+	// where the log was changed.
+	Checkpoint(ctx context.Context) (record.Checkpoint, error)
 	// Ready returns nil once the process may be sent requests. It is called often
 	// and must be cheap.
 	Ready(ctx context.Context) error

@@ -13,6 +13,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/auth"
+	"github.com/staunch-project/staunch/internal/record"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -72,6 +73,19 @@ func (s *Server) registerContainments() {
 				return nil, err
 			}
 			return &out[Case]{c}, nil
+		})
+
+	operation(s, Route{Method: "GET", Path: "/v1/containments/{id}/evidence", Verb: auth.Read, Limit: slowTimeout},
+		huma.Operation{
+			OperationID: "getEvidence", Summary: "Everything that is kept about one containment, signed", Tags: tags, Errors: []int{http.StatusNotFound},
+			Description: "One document of one snapshot, with the records of the chained log. It is checked without the server: staunch audit verify --evidence. Events that the token may not see are left out, and that is said.",
+		},
+		func(ctx context.Context, p auth.Principal, in *IDInput) (*out[record.Evidence], error) {
+			e, err := s.evidence(ctx, p, in.ID)
+			if err != nil {
+				return nil, err
+			}
+			return &out[record.Evidence]{e}, nil
 		})
 
 	operation(s, Route{Method: "POST", Path: "/v1/containments", Verb: auth.Contain},
@@ -318,45 +332,56 @@ func words(field, s string) (string, error) {
 	return s, nil
 }
 
+// rows is everything about a containment, of one snapshot.
+type rows struct {
+	Case
+	events  []staunch.Event
+	records []staunch.Record
+}
+
 // readCase reads everything about a containment that p may see.
 func (s *Server) readCase(r store.Reader, p auth.Principal, id string) (Case, error) {
+	c, err := s.readRows(r, p, id)
+	return c.Case, err
+}
+
+func (s *Server) readRows(r store.Reader, p auth.Principal, id string) (rows, error) {
 	con, err := r.Containment(id)
 	if err != nil {
-		return Case{}, err
+		return rows{}, err
 	}
 	o, err := caseObject(r, p, con)
 	if err != nil {
-		return Case{}, err
+		return rows{}, err
 	}
 	if err := auth.Authorize(p, auth.Read, o); err != nil {
-		return Case{}, err
+		return rows{}, err
 	}
-	c := Case{
+	c := rows{Case: Case{
 		V: staunch.Version, Containment: con, ScopeHash: con.Scope.Hash(),
 		Decisions: []staunch.Decision{}, Signals: []staunch.Signal{},
-	}
+	}}
 	if c.Plans, err = r.Plans(id); err != nil {
-		return Case{}, err
+		return rows{}, err
 	}
 	if c.Steps, err = r.Steps(id); err != nil {
-		return Case{}, err
+		return rows{}, err
 	}
 	if c.Holds, err = r.HoldsClaimedBy(id); err != nil {
-		return Case{}, err
+		return rows{}, err
 	}
 	if con.Phase.Open() {
 		if c.Revives, err = s.opt.Cases.Revivals(r, id); err != nil {
-			return Case{}, err
+			return rows{}, err
 		}
 	}
-	var events []staunch.Event
 	seen := map[string]bool{}
 	for _, did := range con.Decisions[:min(len(con.Decisions), MaxEvidence)] {
 		d, err := r.Decision(did)
 		if errors.Is(err, staunch.ErrNotFound) {
 			continue
 		} else if err != nil {
-			return Case{}, err
+			return rows{}, err
 		}
 		c.Decisions = append(c.Decisions, d)
 		for _, sid := range d.Signals {
@@ -368,7 +393,7 @@ func (s *Server) readCase(r store.Reader, p auth.Principal, id string) (Case, er
 			if errors.Is(err, staunch.ErrNotFound) {
 				continue
 			} else if err != nil {
-				return Case{}, err
+				return rows{}, err
 			}
 			c.Signals = append(c.Signals, sig)
 			if seen[sig.Event] {
@@ -379,15 +404,14 @@ func (s *Server) readCase(r store.Reader, p auth.Principal, id string) (Case, er
 			if errors.Is(err, staunch.ErrNotFound) {
 				continue
 			} else if err != nil {
-				return Case{}, err
+				return rows{}, err
 			}
-			events = append(events, ev)
+			c.events = append(c.events, ev)
 		}
 	}
-	records, err := r.RecordsAbout(id, store.MaxPage)
-	if err != nil {
-		return Case{}, err
+	if c.records, err = r.RecordsAbout(id, store.MaxPage); err != nil {
+		return rows{}, err
 	}
-	c.Timeline = timeline(c, events, records)
+	c.Timeline = timeline(c.Case, c.events, c.records)
 	return c, nil
 }

@@ -396,6 +396,13 @@ func (fakeRehearser) Backtest(_ context.Context, req BacktestRequest, may func(s
 	return emit(BacktestLine{Type: "summary", Summary: &BacktestSummary{Decisions: n}})
 }
 
+func (engineCases) D3FEND(st staunch.Step) []string {
+	if st.Connector == "" {
+		return nil
+	}
+	return []string{"D3-AL"}
+}
+
 type realGuard struct{ g *guard.Guard }
 
 func (g realGuard) Evaluation(b io.Reader) (any, error)  { return g.g.Evaluation(b) }
@@ -440,10 +447,18 @@ func (fakeKnowledge) Lineage(_ store.Reader, ref staunch.Ref, _ int) (Lineage, b
 }
 
 type fakeOperator struct {
-	ready   error
-	reload  error
-	refused int // faults that keep a reload from its end, unless it keeps going
-	checks  []Check
+	ready      error
+	reload     error
+	refused    int // faults that keep a reload from its end, unless it keeps going
+	checks     []Check
+	checkpoint func(context.Context) (record.Checkpoint, error)
+}
+
+func (f *fakeOperator) Checkpoint(ctx context.Context) (record.Checkpoint, error) {
+	if f.checkpoint == nil {
+		return record.Checkpoint{V: staunch.Version}, nil
+	}
+	return f.checkpoint(ctx)
 }
 
 func (f *fakeOperator) Reload(_ context.Context, _ string, keepGoing bool) (Reloaded, error) {

@@ -19,6 +19,7 @@ var access = map[string][]auth.Role{
 	"GET /v1/ingest/{source}":                {"source"},
 	"GET /v1/containments":                   {"viewer", "responder", "approver", "admin"},
 	"GET /v1/containments/{id}":              {"viewer", "responder", "approver", "admin"},
+	"GET /v1/containments/{id}/evidence":     {"viewer", "responder", "approver", "admin"},
 	"POST /v1/containments":                  {"responder", "approver", "admin"},
 	"POST /v1/plan":                          {"responder", "approver", "admin"},
 	"POST /v1/plan/file":                     {"responder", "approver", "admin"},
@@ -44,7 +45,9 @@ var access = map[string][]auth.Role{
 	"GET /v1/doctor":                         {"admin"},
 	"POST /v1/reload":                        {"admin"},
 	"GET /v1/records/verify":                 {"admin"},
+	"POST /v1/records/verify":                {"admin"},
 	"GET /v1/records/export":                 {"admin"},
+	"POST /v1/records/checkpoint":            {"admin"},
 	"POST /access/v1/evaluation":             {"pep"},
 	"POST /access/v1/evaluations":            {"pep"},
 	"GET /.well-known/authzen-configuration": {"pep"},
@@ -224,6 +227,7 @@ func TestScopes(t *testing.T) {
 				}
 			}
 			status(r.do(tt.who, "GET", "/v1/containments/"+c.id, nil), 200)
+			status(r.do(tt.who, "GET", "/v1/containments/"+c.id+"/evidence", nil), 200)
 			status(r.do(tt.who, "GET", "/v1/events/evt_"+c.ref.Value, nil), 200)
 			status(r.do(tt.who, "GET", "/v1/identity?ref="+c.ref.String(), nil), 200)
 			status(r.do(tt.who, "POST", "/v1/plan", ContainRequest{Subject: c.ref, Tier: 2, Reason: "x"}), 200)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/record"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -133,18 +134,7 @@ type Case struct {
 const MaxEvidence = 200
 
 // Moment is one line of a case's timeline.
-type Moment struct {
-	At staunch.Time `json:"at"`
-	// AfterMS is the time since the first moment, in milliseconds.
-	AfterMS float64 `json:"after_ms"`
-	// Kind is record, signal, decision, case, hold, intent, call, proof, revert,
-	// release, residual or notice.
-	Kind string `json:"kind"`
-	Text string `json:"text"`
-	// ID is of what the moment is about, Actor who did it.
-	ID    string `json:"id,omitempty"`
-	Actor string `json:"actor,omitempty"`
-}
+type Moment = record.Moment
 
 // ReleaseRequest asks for a release, or a clearance.
 type ReleaseRequest struct {

@@ -25,6 +25,7 @@ import (
 	"github.com/staunch-project/staunch/internal/ingest"
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
 	"github.com/staunch-project/staunch/internal/inventory"
+	"github.com/staunch-project/staunch/internal/record"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -444,8 +445,25 @@ func (c cases) Revivals(r store.Reader, id string) ([]string, error) {
 	return contain.Revivals(cs), nil
 }
 
+func (c cases) D3FEND(s staunch.Step) []string {
+	conn := c.a.conns[s.Target.Ref.Realm]
+	if conn == nil {
+		return nil
+	}
+	spec, ok := contain.SpecFor(conn.Describe(), s.Verb, s.Target)
+	if !ok {
+		return nil
+	}
+	return spec.D3FEND
+}
+
 // operator looks after the process.
 type operator struct{ a *App }
+
+// Checkpoint signs a checkpoint of the record log.
+func (o operator) Checkpoint(ctx context.Context) (record.Checkpoint, error) {
+	return o.a.checkpoint(ctx)
+}
 
 // Reload reads the configuration again. Rules, policies, identities, limits and
 // known sources change at once and together; what needs a restart is named.
@@ -464,11 +482,21 @@ func (o operator) Reload(ctx context.Context, who string, keepGoing bool) (api.R
 		return api.Reloaded{}, err
 	}
 	old := o.a.current()
-	if err := o.a.store.Update(ctx, func(tx store.Tx) error { return o.a.activate(tx, s, who) }); err != nil {
+	restart := restartNotes(old.Config, cfg)
+	if err := o.a.store.Update(ctx, func(tx store.Tx) error {
+		changed, err := o.a.activate(tx, s, who)
+		if err != nil || changed {
+			return err
+		}
+		// What is not part of the bundle may have changed all the same.
+		return appendRecord(tx, staunch.RecordConfig, who, "reload", staunch.TimeOf(o.a.opt.Clock.Now()), map[string]any{
+			"bundle": s.Bundle.Hash, "config": o.a.digestOf(cfg), "restart": restart, "node": o.a.cfg.Node,
+		})
+	}); err != nil {
 		return api.Reloaded{}, fmt.Errorf("activating the configuration: %w", err)
 	}
 	out := api.Reloaded{V: staunch.Version, Bundle: s.Bundle.Hash, Changed: s.Bundle.Hash != old.Bundle.Hash}
-	for _, n := range restartNotes(old.Config, cfg) {
+	for _, n := range restart {
 		out.Notes = append(out.Notes, n+" changed: restart to use it")
 	}
 	for _, e := range s.RuleErrors {
@@ -496,6 +524,7 @@ func restartNotes(old, now *config.Config) []string {
 	differ("realms", old.Realms, now.Realms)
 	differ("guard", old.Guard, now.Guard)
 	differ("notify", old.Notify, now.Notify)
+	differ("audit", old.Audit, now.Audit)
 	differ("suspicion", old.Suspicion, now.Suspicion)
 	return out
 }
@@ -566,6 +595,7 @@ func (o operator) Doctor(ctx context.Context) (api.Diagnosis, error) {
 		}
 		return out
 	})
+	check("checkpoints", o.a.checkCheckpoints)
 	check("mode", func() []connector.Finding {
 		if s.Config.Mode != staunch.ModeEnforce {
 			return []connector.Finding{{Severity: "warning", Message: "the engine is in " + s.Config.Mode.String() + " mode: nothing is contained by itself"}}

@@ -72,6 +72,9 @@ type App struct {
 	warmers  []connector.Warmer
 	closers  []func()
 
+	logins      logins
+	checkpoints checkpoints
+
 	mu    sync.RWMutex
 	setup *Setup
 	nodes nodes
@@ -160,7 +163,7 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 	}, setup.Bundle); err != nil {
 		return nil, err
 	}
-	a.auth = auth.New(a.store, auth.Options{Clock: opt.Clock})
+	a.auth = auth.New(a.store, auth.Options{Clock: opt.Clock, Observe: a.logins.note})
 	var metrics = promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{})
 	a.registerMetrics()
 	if a.api, err = api.New(api.Options{
@@ -381,6 +384,10 @@ func (a *App) Start(ctx context.Context) error {
 		a.wg.Go(func() { a.keepWarm(run, w) })
 	}
 	a.wg.Go(func() { a.followBundle(run) })
+	a.wg.Go(func() { a.keepLogins(run) })
+	if a.cfg.Audit.CheckpointEvery > 0 {
+		a.wg.Go(func() { a.keepCheckpoints(run) })
+	}
 	for _, c := range a.cfg.Sources {
 		if c.Tail == nil {
 			continue

@@ -1,8 +1,10 @@
 package app_test
 
 import (
+	"bytes"
 	"context"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -13,6 +15,8 @@ import (
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/config"
 	"github.com/staunch-project/staunch/internal/demo"
+	"github.com/staunch-project/staunch/internal/record"
+	"github.com/staunch-project/staunch/internal/seal"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -111,5 +115,48 @@ func TestStolenTokenStopsWorking(t *testing.T) {
 	})
 	if err != nil || kinds["rule"] == 0 || kinds["finding"] != 1 {
 		t.Errorf("signals by kind: %v (%v)", kinds, err)
+	}
+
+	// Its evidence is whole, and says no more than what was done: the token was
+	// revoked for good, so nothing was put back.
+	n := &node{t: t, url: "http://" + l.Addr().String(), admin: admin}
+	status, doc := n.call(http.MethodGet, "/v1/containments/"+out.Containment+"/evidence", admin, "")
+	if status != http.StatusOK {
+		t.Fatalf("the evidence: %d %s", status, doc)
+	}
+	keys, err := seal.Load(cfg.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := record.NewChain(keys.DeriveKey(record.KeyPurpose))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, rep, err := record.VerifyEvidence(bytes.NewReader(doc), record.VerifyOptions{Chain: chain})
+	if err != nil || rep.Err() != nil || !rep.Signed {
+		t.Errorf("the evidence: %+v, %v", rep, err)
+	}
+	for _, c := range e.Clocks {
+		whole := 7
+		if strings.HasPrefix(c.Of, "hld_") {
+			whole = 4
+		}
+		if len(c.Marks) != whole {
+			t.Errorf("the clock of %s has %+v", c.Of, c.Marks)
+		}
+		for i, m := range c.Marks {
+			if i > 0 && m.At < c.Marks[i-1].At {
+				t.Errorf("the clock of %s goes backward: %+v", c.Of, c.Marks)
+			}
+		}
+	}
+	shown := map[string]bool{}
+	for _, m := range e.Frameworks {
+		shown[m.ID] = true
+	}
+	for id, want := range map[string]bool{"RS.MI-01": true, "RS.MI-02": true, "RS.MA-05": true, "RC.RP-02": true, "RC.RP-06": true, "RC.RP-05": false, "D3-CR": true, "T1528": true} {
+		if shown[id] != want {
+			t.Errorf("%s is shown: %v, want %v: %+v", id, shown[id], want, e.Frameworks)
+		}
 	}
 }

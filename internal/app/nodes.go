@@ -38,31 +38,32 @@ type nodes struct {
 // lookEvery is how often a node that does not decide reads its files again.
 const lookEvery = 10 * time.Second
 
-// activate puts the set-up's identities and bundle in the store, with a record.
-func (a *App) activate(tx store.Tx, s *Setup, who string) error {
+// activate puts the set-up's identities and bundle in the store, with a record,
+// and reports whether they were others before.
+func (a *App) activate(tx store.Tx, s *Setup, who string) (changed bool, err error) {
 	now := staunch.TimeOf(a.opt.Clock.Now())
 	before, err := tx.ActiveHash()
 	if err != nil && !errors.Is(err, staunch.ErrNotFound) {
-		return err
+		return false, err
 	}
 	changes, err := inventory.Sync(tx, s.Identities)
 	if err != nil {
-		return fmt.Errorf("putting the declared identities: %w", err)
+		return false, fmt.Errorf("putting the declared identities: %w", err)
 	}
 	if before == s.Bundle.Hash && changes.Empty() {
-		return nil
+		return false, nil
 	}
 	if err := tx.PutBundle(store.Bundle{Hash: s.Bundle.Hash, Made: now, Body: s.Body}, true); err != nil {
-		return err
+		return false, err
 	}
 	body := map[string]any{
 		"bundle": s.Bundle.Hash, "before": before, "rules": len(s.Bundle.Rules.Rules()), "identities": changes,
-		"mode": s.Config.Mode,
+		"mode": s.Config.Mode, "config": a.digestOf(s.Config),
 	}
 	if refused := refusedPlaces(s); len(refused) > 0 {
 		body["refused"] = refused
 	}
-	return appendRecord(tx, staunch.RecordConfig, who, s.Bundle.Hash, now, body)
+	return true, appendRecord(tx, staunch.RecordConfig, who, s.Bundle.Hash, now, body)
 }
 
 // mostRefused bounds the places of refused rules that a record names.
@@ -80,6 +81,20 @@ func refusedPlaces(s *Setup) []string {
 		out = append(out, e.Place())
 	}
 	return out
+}
+
+// digestOf returns a keyed digest of a configuration file, which may have
+// secrets in it: records show by it whether a node's own part was changed.
+func (a *App) digestOf(cfg *config.Config) string {
+	return fmt.Sprintf("hmac-sha256:%x", a.keys.MAC("configuration file", cfg.Sum()))
+}
+
+// started leaves a record of this node's start.
+func (a *App) started(tx store.Tx, waits bool) error {
+	return appendRecord(tx, staunch.RecordNode, "engine", a.cfg.Node, staunch.TimeOf(a.opt.Clock.Now()), map[string]any{
+		"started": a.cfg.Node, "version": a.opt.Version, "bundle": a.setup.Bundle.Hash, "config": a.digestOf(a.cfg),
+		"mode": a.cfg.Mode, "waits": waits,
+	})
 }
 
 // begin activates the configuration that the node starts with, unless another
@@ -114,10 +129,13 @@ func (a *App) begin(ctx context.Context) error {
 			}
 			if err == nil && hash != a.setup.Bundle.Hash {
 				active = hash
-				return nil
+				return a.started(tx, true)
 			}
 		}
-		return a.activate(tx, a.setup, "engine")
+		if _, err := a.activate(tx, a.setup, "engine"); err != nil {
+			return err
+		}
+		return a.started(tx, false)
 	})
 	if err != nil {
 		return fmt.Errorf("activating the configuration: %w", err)

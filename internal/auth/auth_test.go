@@ -206,6 +206,26 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+func TestLookUpsAreObserved(t *testing.T) {
+	var seen []Login
+	a, f, c := setUp(Options{MaxAge: 5 * time.Second, Observe: func(l Login) { seen = append(seen, l) }})
+	good, _ := made(f, "ana", RoleViewer)
+	unknown, _ := NewToken()
+	for range 3 { // one look-up
+		if _, err := a.Token(t.Context(), good, "192.0.2.1:99"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.add(6 * time.Second)
+	_, _ = a.Token(t.Context(), good, "[2001:db8::1]:99")
+	_, _ = a.Token(t.Context(), unknown, "192.0.2.1:99")
+	_, _ = a.Token(t.Context(), staunch.NewSecret("stn_x"), "192.0.2.1:99") // costs no look-up
+	if len(seen) != 3 || seen[0].Principal.Name != "ana" || seen[0].From.String() != "192.0.2.1/32" || seen[0].At == 0 || seen[0].Err != nil ||
+		seen[1].From.String() != "2001:db8::/64" || !errors.Is(seen[2].Err, staunch.ErrUnauthenticated) || seen[2].Principal.ID != "" {
+		t.Errorf("observed %+v", seen)
+	}
+}
+
 func TestExpiryIsSeenWhileCached(t *testing.T) {
 	a, f, c := setUp(Options{MaxAge: time.Hour})
 	s, row := made(f, "x", RoleViewer)

@@ -42,6 +42,22 @@ type Options struct {
 	// MaxAddresses bounds the addresses whose failures are counted; the one that
 	// failed longest ago is forgotten first. Default 4,096.
 	MaxAddresses int
+	// Observe, if given, is told how each look-up of a token ended: for a token in
+	// use once every MaxAge. It is called from several goroutines and must not
+	// block.
+	Observe func(Login)
+}
+
+// Login is how a look-up of a token ended.
+type Login struct {
+	// Principal is zero where Err is set.
+	Principal Principal
+	// From is the caller's address, or of IPv6 the network of 64 bits that it is
+	// in; zero where it is not known.
+	From netip.Prefix
+	At   staunch.Time
+	// Err wraps staunch.ErrUnauthenticated where the token is not valid.
+	Err error
 }
 
 func (o Options) withDefaults() Options {
@@ -158,15 +174,18 @@ func (a *Authenticator) Token(ctx context.Context, token staunch.Secret, remote 
 		t, err = r.TokenByHash(hash)
 		return err
 	})
-	if errors.Is(err, staunch.ErrNotFound) {
-		a.keep(hash, nil, changes, now)
-		a.fails.count(from, now)
-		return Principal{}, fmt.Errorf("%w: no such token", staunch.ErrUnauthenticated)
-	}
-	if err != nil {
+	var p Principal
+	switch {
+	case errors.Is(err, staunch.ErrNotFound):
+		err = fmt.Errorf("%w: no such token", staunch.ErrUnauthenticated)
+	case err != nil:
 		return Principal{}, fmt.Errorf("looking up a token: %w", err)
+	default:
+		p, err = judge(t, hash, now)
 	}
-	p, err := judge(t, hash, now)
+	if a.o.Observe != nil {
+		a.o.Observe(Login{Principal: p, From: from, At: staunch.TimeOf(now), Err: err})
+	}
 	if err != nil {
 		a.keep(hash, nil, changes, now)
 		a.fails.count(from, now)

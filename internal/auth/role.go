@@ -130,7 +130,7 @@ func ruleOf(v Verb) (rule, bool) {
 	case Approve:
 		return rule{roles: approvers, does: "approve what policy or another principal asked for, never one's own"}, true
 	case Audit:
-		return rule{roles: admin, whole: true, does: "verify and export the record log"}, true
+		return rule{roles: admin, whole: true, does: "verify and export the record log, and have checkpoints of it signed"}, true
 	case Identity:
 		return rule{roles: admin, does: "declare, change and delete identities"}, true
 	case Breaker:

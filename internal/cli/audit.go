@@ -23,81 +23,169 @@ func newAuditCmd(g *globals) *cobra.Command {
 		Use:   "audit",
 		Short: "Export and verify the record log",
 		Example: `  staunch audit export --file records.ndjson
-  staunch audit verify
+  staunch audit checkpoint -o json >> checkpoints.ndjson
   staunch audit verify --export records.ndjson --key-file staunch.key`,
 	}
-	cmd.AddCommand(newAuditVerifyCmd(g), newAuditExportCmd(g))
+	cmd.AddCommand(newAuditVerifyCmd(g), newAuditExportCmd(g), newAuditCheckpointCmd(g))
 	return cmd
 }
 
 func newAuditVerifyCmd(g *globals) *cobra.Command {
-	var export, keyFile, publicKey, checkpoint string
+	var export, evidence, keyFile, publicKey, checkpoint string
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Verify the record log, on the server or in an export",
+		Short: "Verify the record log, on the server or in an export, or a bundle of evidence",
 		Long: `Verify that no record was changed, moved, dropped or added.
 
 Without --export the server checks its own log. With it, an export is checked
 here, without a server: with the key file every hash is computed again; with the
-public key alone, signatures and links are checked. --checkpoint takes an earlier
-export, or its last line: what it saw must still be there, which is how a log
-that was cut or written anew is found out.
+public key alone, signatures and links are checked. --checkpoint takes a
+checkpoint that was signed earlier, and what it saw must still be there, which is
+how a log that was cut or written anew is found out. It is a file whose last line
+is one: an earlier export, the file that the server appends checkpoints to, or the
+body of a webhook.
 
-The exit code is 3 for a log that was changed.`,
-		Example: `  staunch audit verify
+--evidence checks a bundle that staunch evidence wrote: that it is what the server
+signed. Together with --export, the export must have every record that the bundle
+has.
+
+The exit code is 3 for a log or a bundle that was changed.`,
+		Example: `  staunch audit verify --checkpoint checkpoints.ndjson
   staunch audit verify --export today.ndjson --key-file staunch.key --checkpoint last-week.ndjson
-  staunch audit verify --export - --public-key 3b6a27bc… < today.ndjson`,
+  staunch audit verify --export - --public-key 3b6a27bc… < today.ndjson
+  staunch audit verify --evidence evidence.json --public-key 3b6a27bc… --export today.ndjson`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if export == "" {
-				if keyFile+publicKey+checkpoint != "" {
-					return usagef("--key-file, --public-key and --checkpoint are for --export")
+			var past *record.Checkpoint
+			if checkpoint != "" {
+				var err error
+				if past, err = readCheckpoint(checkpoint); err != nil {
+					return err
+				}
+			}
+			if export == "" && evidence == "" {
+				if keyFile+publicKey != "" {
+					return usagef("--key-file and --public-key are for --export and --evidence")
 				}
 				return g.withClient(func(c *client.Client) error {
-					rep, err := c.Verify(cmd.Context())
+					var rep record.Report
+					var err error
+					if past == nil {
+						rep, err = c.Verify(cmd.Context())
+					} else {
+						rep, err = c.VerifyPast(cmd.Context(), *past)
+					}
 					if err != nil {
 						return err
 					}
-					return g.report(rep)
+					return g.report("log", rep)
 				})
+			}
+			if export == "" && past != nil {
+				return usagef("--checkpoint is for a log, and --evidence alone is none: give --export as well")
+			}
+			if export == "-" && evidence == "-" {
+				return usagef("--export and --evidence cannot both be standard input")
 			}
 			opt, err := verifyOptions(keyFile, publicKey)
 			if err != nil {
 				return err
 			}
-			if checkpoint != "" {
-				if opt.Past, err = readCheckpoint(checkpoint); err != nil {
+			opt.Past = past
+			if evidence != "" {
+				e, rep, err := verifyFile(g, evidence, func(in io.Reader) (record.Evidence, record.Report, error) {
+					return record.VerifyEvidence(in, opt)
+				})
+				if err != nil {
 					return err
 				}
-			}
-			in := g.stdin
-			if export != "-" {
-				f, err := os.Open(export)
-				if err != nil {
-					return fmt.Errorf("reading the export: %w", err)
+				if export == "" || len(rep.Breaks) > 0 {
+					return g.report("bundle", rep)
 				}
-				defer func() { _ = f.Close() }() // read only
-				in = f
+				opt.Evidence = &e
 			}
-			rep, err := record.VerifyExport(in, opt)
+			_, rep, err := verifyFile(g, export, func(in io.Reader) (struct{}, record.Report, error) {
+				rep, err := record.VerifyExport(in, opt)
+				return struct{}{}, rep, err
+			})
 			if err != nil {
-				return fmt.Errorf("verifying %s: %w", export, err)
+				return err
 			}
-			return g.report(rep)
+			return g.report("log", rep)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&export, "export", "", "an export to verify here; - is standard input")
+	f.StringVar(&evidence, "evidence", "", "a bundle of evidence to verify here; - is standard input")
 	f.StringVar(&keyFile, "key-file", "", "the server's key file")
 	f.StringVar(&publicKey, "public-key", "", "the log's public key in hex, from the operators and not from the export")
-	f.StringVar(&checkpoint, "checkpoint", "", "an earlier export, or its checkpoint, that must still hold")
+	f.StringVar(&checkpoint, "checkpoint", "", "a file that ends in an earlier checkpoint, which must still hold")
 	return cmd
+}
+
+// verifyFile opens a file, or standard input, and has it verified.
+func verifyFile[T any](g *globals, path string, verify func(io.Reader) (T, record.Report, error)) (T, record.Report, error) {
+	in := g.stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			var none T
+			return none, record.Report{}, fmt.Errorf("reading what is to be verified: %w", err)
+		}
+		defer func() { _ = f.Close() }() // read only
+		in = f
+	}
+	v, rep, err := verify(in)
+	if err != nil {
+		return v, rep, fmt.Errorf("verifying %s: %w", path, err)
+	}
+	return v, rep, nil
+}
+
+func newAuditCheckpointCmd(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "checkpoint",
+		Short: "Have the server sign a checkpoint of the record log",
+		Long: `Have the server sign the ends of the record log as they are now. What came since
+its checkpoint before is checked first; over a log that was changed none is signed.
+
+Keep it where staunch's operators cannot write: whoever cuts or rewrites what came
+before it is found out by staunch audit verify --checkpoint. With -o json, one
+line is printed that such a file can be made of. A server can do this by itself:
+see audit in its configuration.`,
+		Example: `  staunch audit checkpoint
+  staunch audit checkpoint -o json >> checkpoints.ndjson`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return g.withClient(func(c *client.Client) error {
+				cp, err := c.Checkpoint(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if g.output == formJSON { // on one line, as in the server's file
+					e := json.NewEncoder(g.stdout)
+					e.SetEscapeHTML(false)
+					if err := e.Encode(cp); err != nil {
+						return fmt.Errorf("writing the answer: %w", err)
+					}
+					return nil
+				}
+				return g.print(cp, func(w io.Writer) {
+					row(w, "LANE", "RECORD", "HASH")
+					for _, h := range cp.Heads {
+						row(w, h.Lane, h.Seq, h.Hash)
+					}
+					row(w, "signed at "+shortTime(cp.At)+":", "", cp.Signature)
+				})
+			})
+		},
+	}
 }
 
 func verifyOptions(keyFile, publicKey string) (record.VerifyOptions, error) {
 	var opt record.VerifyOptions
 	if (keyFile == "") == (publicKey == "") {
-		return opt, usagef("an export is verified with either --key-file or --public-key")
+		return opt, usagef("it is verified with either --key-file or --public-key")
 	}
 	if publicKey != "" {
 		key, err := record.ParsePublicKey(publicKey)
@@ -117,15 +205,19 @@ func verifyOptions(keyFile, publicKey string) (record.VerifyOptions, error) {
 	return opt, nil
 }
 
-// report prints what a check found; a changed log is an error.
-func (g *globals) report(rep record.Report) error {
+// report prints what a check of a log or bundle found; one that was changed is an
+// error.
+func (g *globals) report(what string, rep record.Report) error {
 	err := g.print(rep, func(w io.Writer) {
 		how := "links and numbers were compared"
 		if rep.Keyed {
 			how = "every hash was computed again"
 		}
-		if rep.Signed {
+		switch {
+		case rep.Checkpoint != nil:
 			how += ", the checkpoint's signature fits"
+		case rep.Signed:
+			how += ", the signature fits"
 		}
 		row(w, fmt.Sprintf("%s in %s: %s", count(int(rep.Records), "record"), count(len(rep.Heads), "lane"), how))
 		for _, b := range rep.Breaks {
@@ -136,7 +228,7 @@ func (g *globals) report(rep record.Report) error {
 		return err
 	}
 	if len(rep.Breaks) > 0 {
-		return bad("the log was changed: %s", count(len(rep.Breaks), "break"))
+		return bad("the %s was changed: %s", what, count(len(rep.Breaks), "break"))
 	}
 	return nil
 }
@@ -164,13 +256,22 @@ func (l *lastLine) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// checkpointOf reads a line that is an export's last, or a checkpoint alone.
+// checkpointOf reads a line that is an export's last, a checkpoint alone, or the
+// body of a webhook that carries one.
 func checkpointOf(line []byte) (*record.Checkpoint, error) {
 	var end struct {
 		Checkpoint *record.Checkpoint `json:"checkpoint"`
+		Data       struct {
+			Checkpoint *record.Checkpoint `json:"checkpoint"`
+		} `json:"data"`
 	}
-	if err := json.Unmarshal(line, &end); err == nil && end.Checkpoint != nil {
-		return end.Checkpoint, nil
+	if err := json.Unmarshal(line, &end); err == nil {
+		if end.Checkpoint != nil {
+			return end.Checkpoint, nil
+		}
+		if end.Data.Checkpoint != nil {
+			return end.Data.Checkpoint, nil
+		}
 	}
 	var cp record.Checkpoint
 	if err := json.Unmarshal(line, &cp); err != nil || cp.Signature == "" {

@@ -11,6 +11,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -32,7 +33,8 @@ import (
 type Config struct {
 	// V is the version of the file's shape: 1.
 	V int `yaml:"v" json:"v"`
-	// DataDir has the database, the key file and nothing else.
+	// DataDir has the database, the key file and the checkpoints that are signed by
+	// themselves, and nothing else.
 	DataDir string `yaml:"data_dir" json:"data_dir,omitempty"`
 	// PostgresURL, when given, is used in place of SQLite.
 	PostgresURL staunch.Secret `yaml:"postgres_url" json:"postgres_url,omitempty"`
@@ -78,15 +80,28 @@ type Config struct {
 	Suspicion Suspicion `yaml:"suspicion" json:"suspicion,omitzero"`
 	Guard     Guard     `yaml:"guard" json:"guard,omitzero"`
 	Notify    []Channel `yaml:"notify" json:"notify,omitempty"`
+	Audit     Audit     `yaml:"audit" json:"audit,omitzero"`
 	Log       Log       `yaml:"log" json:"log,omitzero"`
 
 	path string
+	sum  [sha256.Size]byte
 }
 
 // TLS names the files of the API's certificate and key.
 type TLS struct {
 	Cert string `yaml:"cert" json:"cert"`
 	Key  string `yaml:"key" json:"key"`
+}
+
+// Audit says where signed checkpoints of the record log go.
+type Audit struct {
+	// CheckpointEvery is how often one is signed by itself; 0 (default) is never.
+	CheckpointEvery staunch.Duration `yaml:"checkpoint_every" json:"checkpoint_every,omitempty"`
+	// CheckpointFile is what they are appended to, a line each; with
+	// checkpoint_every the default is DataDir/checkpoints.ndjson.
+	CheckpointFile string `yaml:"checkpoint_file" json:"checkpoint_file,omitempty"`
+	// CheckpointChannel is a channel of type webhook that they are sent to.
+	CheckpointChannel string `yaml:"checkpoint_channel" json:"checkpoint_channel,omitempty"`
 }
 
 // Log says how to log.
@@ -197,6 +212,8 @@ const (
 	// DefaultRate is calls a second: a containment takes about twenty on a platform
 	// with several databases.
 	DefaultRate = 200
+	// LeastCheckpointEvery is how often a checkpoint may be signed by itself.
+	LeastCheckpointEvery = time.Minute
 	// maxConfigBytes bounds a configuration file.
 	maxConfigBytes = 4 << 20
 )
@@ -229,7 +246,7 @@ func Parse(data []byte, path string) (*Config, error) {
 	if err := resolveTags(&root, filepath.Dir(path), path); err != nil {
 		return nil, err
 	}
-	c := &Config{path: path}
+	c := &Config{path: path, sum: sha256.Sum256(data)}
 	if root.Kind != 0 {
 		if err := strictyaml.Decode(&root, path, c); err != nil {
 			return nil, err
@@ -400,6 +417,12 @@ func (c *Config) defaults() {
 			c.Notify[i].MinTier = &t
 		}
 	}
+	switch {
+	case c.Audit.CheckpointFile != "":
+		c.Audit.CheckpointFile = c.Path(c.Audit.CheckpointFile)
+	case c.Audit.CheckpointEvery != 0:
+		c.Audit.CheckpointFile = filepath.Join(c.DataDir, "checkpoints.ndjson")
+	}
 	if c.Log.Level == "" {
 		c.Log.Level = "info"
 	}
@@ -426,6 +449,10 @@ func (c *Config) Path(p string) string {
 	}
 	return filepath.Join(filepath.Dir(c.path), p)
 }
+
+// Sum returns the SHA-256 of the file as it was read. The file may have secrets in
+// it, so whoever shows or keeps the sum has to key it.
+func (c *Config) Sum() []byte { return c.sum[:] }
 
 // File returns the path that the configuration was read from.
 func (c *Config) File() string { return c.path }
@@ -540,6 +567,12 @@ func (c *Config) check() error {
 		if n.Type == "webhook" && n.Secret.Empty() {
 			bad(0, f+".secret", "is missing: webhooks are signed")
 		}
+	}
+	if every := c.Audit.CheckpointEvery.Std(); every != 0 && every < LeastCheckpointEvery {
+		bad(0, "audit.checkpoint_every", "is %s, at least %s is needed", every, LeastCheckpointEvery)
+	}
+	if name := c.Audit.CheckpointChannel; name != "" && !slices.ContainsFunc(c.Notify, func(n Channel) bool { return n.Name == name && n.Type == "webhook" }) {
+		bad(0, "audit.checkpoint_channel", "%q is not a channel of type webhook", name)
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		bad(0, "log.level", "%q is not debug, info, warn or error", c.Log.Level)

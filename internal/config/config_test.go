@@ -31,6 +31,23 @@ func TestParseDefaults(t *testing.T) {
 	}
 }
 
+func TestCheckpointFile(t *testing.T) {
+	for in, want := range map[string]string{
+		"v: 1\n":                             "",
+		"audit: {checkpoint_every: 1h}\n":    "/etc/staunch/data/checkpoints.ndjson",
+		"audit: {checkpoint_file: out/cp}\n": "/etc/staunch/out/cp",
+		"data_dir: /var/lib/staunch\naudit: {checkpoint_every: 24h}\n": "/var/lib/staunch/checkpoints.ndjson",
+	} {
+		c, err := Parse([]byte(in), "/etc/staunch/staunch.yaml")
+		if err != nil {
+			t.Fatalf("%q: %v", in, err)
+		}
+		if c.Audit.CheckpointFile != want {
+			t.Errorf("%q: %q, want %q", in, c.Audit.CheckpointFile, want)
+		}
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	for name, tc := range refusals() {
 		t.Run(name, func(t *testing.T) {
@@ -64,6 +81,8 @@ func refusals() map[string]struct{ in, want string } {
 		"duration":            {"sources: [{name: a, realm: r, format: json, skew: 5}]\n", "not a duration"},
 		"fail mode":           {"guard: {fail_mode: shrug}\n", "fail_mode"},
 		"unsigned webhook":    {"notify: [{name: a, type: webhook, url: 'https://x'}]\n", "signed"},
+		"checkpoints often":   {"audit: {checkpoint_every: 5s}\n", "at least 1m0s"},
+		"checkpoints nowhere": {"audit: {checkpoint_channel: a}\nnotify: [{name: a, type: slack, url: 'https://x'}]\n", "not a channel of type webhook"},
 		"environment":         {"postgres_url: !env STAUNCH_TEST_NOT_SET\n", "c.yaml:1"},
 		"file":                {"v: 1\npostgres_url: !file nowhere\n", "c.yaml:2"},
 	}

@@ -60,6 +60,7 @@ func TestSchemaAgrees(t *testing.T) {
 		"guard: {fail_mode: allow, stale_after: 5s, subjects: [{type: user, kind: account, realm: a/b, scheme: name}]}\n",
 		"notify: [{name: a, type: webhook, url: 'https://x', secret: whsec_x, min_tier: revoke}]\nlog: {level: debug, format: json}\n",
 		"suspicion: {half_life: 24h, roll_up: 0.5}\n",
+		"audit: {checkpoint_every: 1h, checkpoint_file: x, checkpoint_channel: a}\nnotify: [{name: a, type: webhook, url: 'https://x', secret: whsec_x}]\n",
 	} {
 		if _, err := Parse([]byte(good), "c.yaml"); err != nil {
 			t.Errorf("%q is refused: %v", good, err)
@@ -71,7 +72,7 @@ func TestSchemaAgrees(t *testing.T) {
 	// What one part says of another is beyond a schema.
 	beyond := []string{
 		"version", "wide without tls", "metrics open wide", "realm twice", "realm name", "generic no mapping", "source slash",
-		"unsigned webhook", "environment", "file",
+		"unsigned webhook", "checkpoints often", "checkpoints nowhere", "environment", "file",
 	}
 	for name, tc := range refusals() {
 		err := check(tc.in)
@@ -81,7 +82,7 @@ func TestSchemaAgrees(t *testing.T) {
 	}
 	// An unknown key is refused at every level by both.
 	for _, bad := range []string{
-		"nosuch: 1\n", "tls: {nosuch: 1}\n", "log: {nosuch: 1}\n", "guard: {nosuch: 1}\n", "suspicion: {nosuch: 1}\n",
+		"nosuch: 1\n", "tls: {nosuch: 1}\n", "log: {nosuch: 1}\n", "guard: {nosuch: 1}\n", "audit: {nosuch: 1}\n", "suspicion: {nosuch: 1}\n",
 		"realms: [{name: a, platform: vault, nosuch: 1}]\n", "sources: [{name: a, format: json, realm: r, nosuch: 1}]\n",
 		"sources: [{name: a, format: json, realm: r, tail: {path: x, nosuch: 1}}]\n", "notify: [{name: a, type: slack, url: u, nosuch: 1}]\n",
 		"guard: {subjects: [{type: t, kind: account, realm: r, scheme: s, nosuch: 1}]}\n",

@@ -763,10 +763,11 @@ func (e *Engine) spec(s staunch.Step) (connector.VerbSpec, bool) {
 	if c == nil {
 		return connector.VerbSpec{}, false
 	}
-	return specFor(c.Describe(), s.Verb, s.Target)
+	return SpecFor(c.Describe(), s.Verb, s.Target)
 }
 
-func specFor(d connector.Description, v staunch.Verb, t staunch.Target) (connector.VerbSpec, bool) {
+// SpecFor returns what a connector declares for a verb on a target.
+func SpecFor(d connector.Description, v staunch.Verb, t staunch.Target) (connector.VerbSpec, bool) {
 	for _, s := range d.Verbs {
 		if s.Verb != v {
 			continue

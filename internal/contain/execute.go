@@ -222,6 +222,7 @@ func (e *Engine) call(ctx context.Context, c Case, s staunch.Step, conn connecto
 func (e *Engine) send(ctx context.Context, s *staunch.Step, conn connector.Connector, in staunch.Intent) error {
 	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 	defer cancel()
+	s.Called = staunch.TimeOf(e.opt.Clock.Now())
 	crashpoint.Here("apply.call")
 	receipt, err := conn.Apply(cctx, in)
 	crashpoint.Here("apply.called")
@@ -394,7 +395,7 @@ func (e *Engine) after(s staunch.Step, conn connector.Connector, st staunch.Stat
 		s.Applied = now
 	}
 	s.NotBefore = now
-	if spec, ok := specFor(conn.Describe(), s.Verb, s.Target); ok {
+	if spec, ok := SpecFor(conn.Describe(), s.Verb, s.Target); ok {
 		if len(spec.Sweeps) > 0 {
 			s.NotBefore = now.Add(spec.Sweeps[0])
 		} else {
@@ -579,7 +580,7 @@ func (e *Engine) sweep(ctx context.Context, c Case, id string) error {
 	receipt, err := conn.Apply(cctx, in)
 	crashpoint.Here("sweep.called")
 	cancel()
-	spec, _ := specFor(conn.Describe(), s.Verb, s.Target)
+	spec, _ := SpecFor(conn.Describe(), s.Verb, s.Target)
 	now := staunch.TimeOf(e.opt.Clock.Now())
 	if err != nil {
 		if staunch.ClassOf(err) == staunch.ClassUnknown {

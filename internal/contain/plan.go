@@ -310,7 +310,7 @@ func (e *Engine) draftItem(desc connector.Description, a connector.Action, subje
 	if a.Target.Ref.Kind.Width() > subject.Kind.Width() {
 		return nil, "it is wider than " + subject.String() + ", and the scope widens only by a gap that says why", nil
 	}
-	spec, ok := specFor(desc, a.Verb, a.Target)
+	spec, ok := SpecFor(desc, a.Verb, a.Target)
 	if !ok {
 		return nil, "", staunch.Permanent(fmt.Errorf("realm %s expanded to %s on %s, which it does not declare", desc.Realm, a.Verb, a.Target.Attribute))
 	}

@@ -228,7 +228,7 @@ func (e *Engine) Recheck(ctx context.Context, f staunch.PlanFile) (Planned, erro
 			return p, fmt.Errorf("%w: %s: no connector is configured for realm %s", staunch.ErrConflict, t.Target, t.Target.Ref.Realm)
 		}
 		desc := conn.Describe()
-		spec, ok := specFor(desc, t.Verb, t.Target)
+		spec, ok := SpecFor(desc, t.Verb, t.Target)
 		if !ok || spec.Tier != t.Tier || desc.Platform != t.Connector {
 			return p, fmt.Errorf("%w: %s: its connector does not do %s as the plan says", staunch.ErrConflict, t.Target, t.Verb)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/record"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -33,13 +34,18 @@ const (
 	KindCapped    Kind = "decision.capped"
 	KindBreaker   Kind = "decision.breaker"
 	KindTest      Kind = "test.message"
+	// KindCheckpoint carries a signed checkpoint of the record log.
+	KindCheckpoint Kind = "audit.checkpoint"
+	// KindLogChanged tells that the record log was changed.
+	KindLogChanged Kind = "audit.log_changed"
 )
 
-// Urgent reports whether a person has to act whatever the tier: such messages
-// pass every channel's minimum tier.
+// Urgent reports whether a person has to act whatever the tier, or the channel
+// was named for such messages: they pass every channel's minimum tier.
 func (k Kind) Urgent() bool {
 	switch k {
-	case KindApproval, KindTrouble, KindResidual, KindExpired, KindProtected, KindCapped, KindBreaker, KindTest:
+	case KindApproval, KindTrouble, KindResidual, KindExpired, KindProtected, KindCapped, KindBreaker, KindTest,
+		KindCheckpoint, KindLogChanged:
 		return true
 	}
 	return false
@@ -80,6 +86,8 @@ type Message struct {
 	// URL leads to the case; may be empty.
 	URL string       `json:"url,omitempty"`
 	At  staunch.Time `json:"at"`
+	// Checkpoint is what a message of KindCheckpoint carries.
+	Checkpoint *record.Checkpoint `json:"checkpoint,omitempty"`
 }
 
 var (
@@ -200,6 +208,26 @@ func (t Teller) DecisionNotices(d staunch.Decision, now staunch.Time) []store.No
 		rows[i].About, rows[i].Due = d.ID, end
 	}
 	return rows
+}
+
+// CheckpointNotice returns the row that has a checkpoint of the record log sent to
+// a channel of type webhook. The error wraps staunch.ErrInvalid where the log has
+// so many lanes that it is too long for a message.
+func CheckpointNotice(channel string, cp record.Checkpoint) (store.Notice, error) {
+	m := Message{
+		V: staunch.Version, ID: newID("msg", string(KindCheckpoint), channel, cp.Signature), Kind: KindCheckpoint,
+		Why: []string{"a signed checkpoint of the record log: keep it"}, At: cp.At, Checkpoint: &cp,
+	}
+	return m.Notice(channel, cp.At)
+}
+
+// LogChanged returns rows that tell every channel that the record log is not what
+// it was.
+func (t Teller) LogChanged(why string, now staunch.Time) []store.Notice {
+	return t.rows(Message{
+		V: staunch.Version, ID: newID("msg", string(KindLogChanged), now.String()), Kind: KindLogChanged, At: now,
+		Why: []string{why}, Release: "staunch audit verify\nNo checkpoint is signed until a person has looked.",
+	}, nil, now)
 }
 
 // rows returns one row for each of the named channels, or for all where none is

@@ -22,6 +22,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/record"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -642,6 +643,53 @@ func TestDecisionNotices(t *testing.T) {
 	d.Verdict, d.Notify = staunch.VerdictCapped, []string{"siem"}
 	if rows := tell.DecisionNotices(d, at); len(rows) != 1 || rows[0].Channel != "siem" {
 		t.Errorf("named channels: %+v", rows)
+	}
+}
+
+func TestAuditMessages(t *testing.T) {
+	chain, err := record.NewChain(make([]byte, record.KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	heads := func(n int) []record.Head {
+		out := make([]record.Head, n)
+		for i := range out {
+			out[i] = record.Head{Lane: fmt.Sprintf("node-%d/0", i), Seq: 7, Hash: strings.Repeat("ab", 32)}
+		}
+		return out
+	}
+	cp, err := chain.Checkpoint(time.Unix(1_790_000_000, 0), heads(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := CheckpointNotice("siem", cp)
+	if err != nil || n.Channel != "siem" || n.Due != cp.At {
+		t.Fatalf("%+v, %v", n, err)
+	}
+	m, err := messageOf(n)
+	if err != nil || m.Kind != KindCheckpoint || !m.Kind.Urgent() || m.Checkpoint.Verify(chain.PublicKey()) != nil {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if again, err := CheckpointNotice("siem", cp); err != nil || again.ID != n.ID {
+		t.Errorf("the same checkpoint makes another row: %v", err)
+	}
+	large, err := chain.Checkpoint(time.Unix(1_790_000_000, 0), heads(5000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := CheckpointNotice("siem", large); !errors.Is(err, staunch.ErrInvalid) {
+		t.Errorf("a checkpoint that is too long: %v", err)
+	}
+	rows := Teller{Channels: []string{"ops", "siem"}}.LogChanged("lane node-1/0 record 7: truncated", 1_790_000_000_000_000)
+	if len(rows) != 2 {
+		t.Fatalf("%d rows", len(rows))
+	}
+	if m, err = messageOf(rows[0]); err != nil || m.Kind != KindLogChanged || !m.Kind.Urgent() || m.Why[0] != "lane node-1/0 record 7: truncated" {
+		t.Errorf("%+v, %v", m, err)
+	}
+	// They are about no subject, and Slack shows none.
+	if s := SlackBlocks(m); s.Text != "The record log was changed" || s.Blocks[0].Text.Text != s.Text {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -78,12 +78,16 @@ type SlackText struct {
 // those who are accused) it makes no mention, no link and no formatting, and
 // stays within Slack's limits.
 func SlackBlocks(m Message) SlackMessage {
-	title := headline(m)
-	out := SlackMessage{
-		Text:   escape(title+": "+subjectText(m), slackText),
-		Blocks: []SlackBlock{{Type: "header", Text: &SlackText{Type: "plain_text", Text: heading(title+": "+shortName(m), slackHeader)}}},
+	title, name := headline(m), headline(m)
+	fields := []*SlackText{}
+	if !m.Subject.IsZero() || m.Identity.Name != "" { // else it is about the deployment as a whole
+		title, name = title+": "+subjectText(m), name+": "+shortName(m)
+		fields = append(fields, field("Subject", m.Subject.String()))
 	}
-	fields := []*SlackText{field("Subject", m.Subject.String())}
+	out := SlackMessage{
+		Text:   escape(title, slackText),
+		Blocks: []SlackBlock{{Type: "header", Text: &SlackText{Type: "plain_text", Text: heading(name, slackHeader)}}},
+	}
 	for _, f := range []struct{ name, value string }{
 		{"Identity", identityText(m.Identity)}, {"Owner", m.Identity.Owner}, {"Environment", m.Identity.Environment},
 		{"Tier", m.Tier.String()}, {"Verdict", string(m.Verdict)}, {"Case", m.Containment},
@@ -136,6 +140,10 @@ func headline(m Message) string {
 		return "Containment extended"
 	case KindTest:
 		return "Test message"
+	case KindCheckpoint:
+		return "Checkpoint of the record log"
+	case KindLogChanged:
+		return "The record log was changed"
 	}
 	if strings.HasPrefix(string(m.Kind), "decision.") {
 		switch m.Verdict {

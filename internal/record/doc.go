@@ -1,6 +1,7 @@
 // Package record is the arithmetic of the one append-only log: how a record is
-// hashed onto the one before, how a stretch of records is checked, and the form
-// in which it leaves the house. It stores nothing.
+// hashed onto the one before, how a stretch of records is checked, and the forms
+// in which it leaves the house: exports, checkpoints, and bundles of the evidence
+// about one containment. It reads a store's log (Log) and stores nothing.
 //
 // # What the chain promises
 //
@@ -15,7 +16,7 @@
 // in another place (an export is one), it shows that a log was cut or rewritten
 // behind it, even by someone who has the key, since the records up to it must
 // still have the hashes that it names. What was cut after the newest checkpoint
-// that left the house cannot be found: export as often as that matters.
+// that left the house cannot be found: sign one as often as that matters.
 //
 // # Two ways to check an export
 //
@@ -28,4 +29,10 @@
 // the key wrote; that its links fit; and, with an earlier checkpoint in hand,
 // that nothing before it was rewritten since. They cannot see whether the
 // operators themselves wrote what happened.
+//
+// # Evidence
+//
+// An Evidence is signed as a whole with the same key, in a domain of its own. Its
+// records have their hashes and numbers, so that a log that is exported later can
+// be held against it as against a checkpoint.
 package record

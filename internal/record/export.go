@@ -128,6 +128,9 @@ type VerifyOptions struct {
 	PublicKey ed25519.PublicKey
 	// Past is a checkpoint from an earlier export or another place.
 	Past *Checkpoint
+	// Evidence is a bundle that was verified (VerifyEvidence): the export must
+	// have every record that it has, and reach the heads that it names.
+	Evidence *Evidence
 }
 
 // VerifyExport checks an export, a line at a time. What was changed stands in
@@ -145,6 +148,9 @@ func VerifyExport(r io.Reader, o VerifyOptions) (Report, error) {
 	v, err := NewVerifier(o.Chain, key, o.Past)
 	if err != nil {
 		return Report{}, err
+	}
+	if o.Evidence != nil {
+		v.mark(o.Evidence.marks()...)
 	}
 	c := exportCheck{v: v, key: key, digest: sha256.New()}
 	in := bufio.NewReaderSize(r, 64<<10)

@@ -109,11 +109,42 @@ type laneState struct {
 // each lane's records come in order, from the first. It keeps a head a lane and
 // is for one goroutine.
 type Verifier struct {
-	chain  *Chain
-	marks  map[string]Head
+	chain *Chain
+	marks map[string]*marks
+	// from has where lanes are taken up that need not be read from the first
+	// record: see resume.
+	from   map[string]int64
 	lanes  map[string]*laneState
 	report Report
 	line   int64
+}
+
+// marks is what was seen of a lane before: hashes by number, and the highest.
+type marks struct {
+	hashes map[int64]string
+	last   int64
+}
+
+// mark has the log still have to have the record with that hash.
+func (v *Verifier) mark(heads ...Head) {
+	for _, h := range heads {
+		m := v.marks[h.Lane]
+		if m == nil {
+			m = &marks{hashes: map[int64]string{}}
+			v.marks[h.Lane] = m
+		}
+		m.hashes[h.Seq] = h.Hash
+		m.last = max(m.last, h.Seq)
+	}
+}
+
+// resume has the lanes of a checkpoint's heads begin at the record that the head
+// names in place of the first one. What stands before it was found whole when
+// the checkpoint was signed, and the head's hash holds all of it.
+func (v *Verifier) resume(heads []Head) {
+	for _, h := range heads {
+		v.from[h.Lane] = h.Seq
+	}
 }
 
 // NewVerifier makes a verifier. Without a chain (nil) hashes are not recomputed:
@@ -122,7 +153,7 @@ type Verifier struct {
 // the chain's own where there is a chain.
 func NewVerifier(chain *Chain, key ed25519.PublicKey, past *Checkpoint) (*Verifier, error) {
 	v := &Verifier{
-		chain: chain, lanes: map[string]*laneState{}, marks: map[string]Head{},
+		chain: chain, lanes: map[string]*laneState{}, marks: map[string]*marks{}, from: map[string]int64{},
 		report: Report{V: staunch.Version, Keyed: chain != nil, Breaks: []Break{}},
 	}
 	if chain != nil {
@@ -132,9 +163,7 @@ func NewVerifier(chain *Chain, key ed25519.PublicKey, past *Checkpoint) (*Verifi
 		if err := past.Verify(key); err != nil {
 			return nil, err
 		}
-		for _, h := range past.Heads {
-			v.marks[h.Lane] = h
-		}
+		v.mark(past.Heads...)
 	}
 	return v, nil
 }
@@ -151,6 +180,11 @@ func (v *Verifier) Add(r staunch.Record) error {
 			return fmt.Errorf("%w: more than %d lanes", staunch.ErrInvalid, MaxLanes)
 		}
 		l = &laneState{}
+		if from := v.from[r.Lane]; from > 1 {
+			// The record that is taken up says what it follows, and its hash, which
+			// has to be the mark's, covers that.
+			l.seq, l.hash = from-1, r.Prev
+		}
 		v.lanes[r.Lane] = l
 	}
 	if l.broken {
@@ -190,7 +224,7 @@ func (v *Verifier) judge(l *laneState, r staunch.Record) (kind BreakKind, reason
 			return BreakEdited, "its hash is not that of its content"
 		}
 	}
-	if mark, ok := v.marks[r.Lane]; ok && mark.Seq == r.Seq && mark.Hash != r.Hash {
+	if m := v.marks[r.Lane]; m != nil && m.hashes[r.Seq] != "" && m.hashes[r.Seq] != r.Hash {
 		return BreakRewritten, "the checkpoint saw another record in its place"
 	}
 	return "", ""
@@ -205,15 +239,19 @@ func (v *Verifier) broke(b Break) {
 // checkpoint saw them are reported now.
 func (v *Verifier) Finish() Report {
 	v.line = 0
-	for name, mark := range v.marks {
+	for name, m := range v.marks {
 		l := v.lanes[name]
+		reason := "it ends here"
 		if l == nil {
 			l = &laneState{}
+			if v.from[name] > 1 {
+				reason = "it is gone or ends earlier"
+			}
 		}
-		if !l.broken && l.seq < mark.Seq {
+		if !l.broken && l.seq < m.last {
 			v.broke(Break{
 				Kind: BreakTruncated, Lane: name, Seq: l.seq,
-				Reason: fmt.Sprintf("it ends here, and the checkpoint saw record %d", mark.Seq),
+				Reason: fmt.Sprintf("%s, and the checkpoint saw record %d", reason, m.last),
 			})
 		}
 	}

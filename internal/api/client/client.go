@@ -86,7 +86,8 @@ const (
 	usualTimeout = 3 * time.Minute
 	auditTimeout = 31 * time.Minute
 
-	pathVerify = "/v1/records/verify"
+	pathVerify     = "/v1/records/verify"
+	pathCheckpoint = "/v1/records/checkpoint"
 )
 
 // New makes a client. It sends nothing.
@@ -206,7 +207,7 @@ func codeOf(status int) string {
 // call sends a request and decodes the answer into out, unless that is nil.
 func (c *Client) call(ctx context.Context, method, path string, q url.Values, in, out any) error {
 	limit := usualTimeout
-	if path == pathVerify {
+	if path == pathVerify || path == pathCheckpoint {
 		limit = auditTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -297,6 +298,14 @@ func (c *Client) Containment(ctx context.Context, id string) (api.Case, error) {
 		return api.Case{}, err
 	}
 	return get[api.Case](ctx, c, casePath(id, ""), nil)
+}
+
+// Evidence returns everything that is kept about one containment, signed.
+func (c *Client) Evidence(ctx context.Context, id string) (record.Evidence, error) {
+	if err := checkID(id); err != nil {
+		return record.Evidence{}, err
+	}
+	return get[record.Evidence](ctx, c, casePath(id, "/evidence"), nil)
 }
 
 // Contain opens a containment by hand.
@@ -465,6 +474,16 @@ func (c *Client) ResetBreaker(ctx context.Context, scope string) (api.BreakerCha
 // Verify checks the record log on the server.
 func (c *Client) Verify(ctx context.Context) (record.Report, error) {
 	return get[record.Report](ctx, c, pathVerify, nil)
+}
+
+// VerifyPast checks the record log on the server against an earlier checkpoint.
+func (c *Client) VerifyPast(ctx context.Context, past record.Checkpoint) (record.Report, error) {
+	return post[record.Report](ctx, c, pathVerify, past)
+}
+
+// Checkpoint signs a checkpoint of the record log on the server.
+func (c *Client) Checkpoint(ctx context.Context) (record.Checkpoint, error) {
+	return post[record.Checkpoint](ctx, c, pathCheckpoint, nil)
 }
 
 // Export copies the record log to w. An export that was cut off gives an error;

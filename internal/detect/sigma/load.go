@@ -664,7 +664,7 @@ func (p *ruleParser) document(doc *yaml.Node) {
 			r.Level = p.oneOf(m, "informational", "low", "medium", "high", "critical")
 		case "tags":
 			r.Tags = p.texts(m)
-			r.Techniques = techniques(r.Tags)
+			r.Techniques, r.Frameworks = techniques(r.Tags), frameworks(r.Tags)
 		case "scope":
 			r.Scope = p.texts(m)
 		case "accuse":
@@ -736,6 +736,23 @@ func techniques(tags []string) []string {
 			continue
 		}
 		out = append(out, "T"+id)
+	}
+	return out
+}
+
+// maxFrameworks bounds what a signal carries of its rule's tags.
+const maxFrameworks = 16
+
+// frameworks returns the tags of ATLAS and of OWASP's lists, in lower case.
+func frameworks(tags []string) []string {
+	var out []string
+	for _, t := range tags {
+		t = strings.ToLower(t)
+		for _, prefix := range []string{"atlas.aml.t", "owasp-nhi.nhi", "owasp-agentic.asi"} {
+			if strings.HasPrefix(t, prefix) && len(out) < maxFrameworks {
+				out = append(out, t)
+			}
+		}
 	}
 	return out
 }

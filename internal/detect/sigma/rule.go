@@ -168,6 +168,7 @@ type Rule struct {
 	Logsource      Logsource
 	Tags           []string
 	Techniques     []string // ATT&CK technique ids from the tags, e.g. T1078.004
+	Frameworks     []string // tags of the other lists that name risks and techniques
 	FalsePositives []string
 	References     []string
 	Fields         []string

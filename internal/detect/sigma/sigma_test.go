@@ -524,7 +524,7 @@ detection:
 fields: [a, b]
 falsepositives: [none known]
 level: high
-tags: [attack.initial-access, attack.t1078.004, attack.T1110, attack.g0001, cve.2024-1]
+tags: [attack.initial-access, attack.t1078.004, attack.T1110, attack.g0001, cve.2024-1, atlas.AML.T0012, owasp-nhi.nhi5, owasp-agentic.asi03]
 scope: [server]
 accuse:
   account: userIdentity.arn
@@ -537,7 +537,8 @@ simulation: []
 		License: "MIT", Level: "high", Status: "stable", Description: "Two\nlines", Taxonomy: "sigma", Date: "2024-01-02", Modified: "2024-02-03",
 		Confidence: 0.75, Accuse: []Accusation{{"account", "userIdentity.arn", ""}, {"session", "sid", "session-id"}}, Mode: "shadow",
 		Logsource: Logsource{Product: "aws", Service: "cloudtrail"},
-		Tags:      []string{"attack.initial-access", "attack.t1078.004", "attack.T1110", "attack.g0001", "cve.2024-1"}, Techniques: []string{"T1078.004", "T1110"},
+		Tags:      []string{"attack.initial-access", "attack.t1078.004", "attack.T1110", "attack.g0001", "cve.2024-1", "atlas.AML.T0012", "owasp-nhi.nhi5", "owasp-agentic.asi03"}, Techniques: []string{"T1078.004", "T1110"},
+		Frameworks:     []string{"atlas.aml.t0012", "owasp-nhi.nhi5", "owasp-agentic.asi03"},
 		FalsePositives: []string{"none known"}, References: []string{"https://example.com"}, Fields: []string{"a", "b"}, Scope: []string{"server"}}
 	got, _ := json.Marshal(r)
 	exp, _ := json.Marshal(want)

@@ -92,7 +92,7 @@ func signalOf(b *Bundle, f correlate.Firing, ref staunch.Ref, now staunch.Time) 
 	}
 	return staunch.Signal{
 		V: staunch.Version, ID: staunch.CorrelationSignalID(r.ID, ref, f.Series, f.Window), Rule: r.ID, Title: r.Title, Bundle: b.Hash,
-		Accused: ref, Refs: f.Refs, Confidence: r.Confidence, Techniques: r.Techniques, Event: f.Event, Events: f.Events,
+		Accused: ref, Refs: f.Refs, Confidence: r.Confidence, Techniques: r.Techniques, Frameworks: r.Frameworks, Event: f.Event, Events: f.Events,
 		Source: f.Source, Realm: f.Realm, Ceiling: f.Ceiling, Mode: mode, Standing: staunch.StandingCurrent,
 		Time: f.Time, Learned: now, Evidence: firedEvidence(f), Author: r.Author, License: r.License, References: r.References,
 	}

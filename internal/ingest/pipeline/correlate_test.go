@@ -24,7 +24,7 @@ const lows = `
 title: Many lows
 id: many
 level: high
-tags: [attack.t1110]
+tags: [attack.t1110, owasp-nhi.nhi4]
 correlation:
   type: event_count
   rules: [low]
@@ -127,7 +127,7 @@ func TestCorrelation(t *testing.T) {
 			got := r.signals()
 			same(t, "signals of three", rulesOf(got), []string{"many"})
 			s := got[0]
-			if s.Accused != account("mallory") || s.Confidence != 0.75 || len(s.Events) != 3 || s.Event == "" || s.Techniques[0] != "T1110" || s.Bundle != "sha256:corr" {
+			if s.Accused != account("mallory") || s.Confidence != 0.75 || len(s.Events) != 3 || s.Event == "" || s.Techniques[0] != "T1110" || s.Frameworks[0] != "owasp-nhi.nhi4" || s.Bundle != "sha256:corr" {
 				t.Errorf("the signal is %+v", s)
 			}
 			for _, e := range s.Events {

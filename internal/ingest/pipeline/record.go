@@ -238,7 +238,7 @@ func (p *Pipeline) accuse(b *Bundle, r *sigma.Rule, doc *jsondoc.Doc, keys staun
 	}
 	base := staunch.Signal{
 		Rule: r.ID, Title: r.Title, Bundle: b.Hash, Confidence: r.Confidence, Techniques: r.Techniques,
-		Mode: mode, Author: r.Author, License: r.License, References: r.References,
+		Frameworks: r.Frameworks, Mode: mode, Author: r.Author, License: r.License, References: r.References,
 		Evidence: evidence(r.Title, keys),
 	}
 	return p.signals(base, accuse.Refs(r.Accuse, it.accusing(doc, keys, secrets)), it)
