@@ -335,7 +335,7 @@ func (b *backtest) finish(ctx context.Context, diff bool) ([]api.BacktestSubject
 	for _, s := range b.subjects {
 		active, next := s.Active.Tier, s.New.Tier
 		switch {
-		case active == next && active == staunch.TierObserve:
+		case next == staunch.TierObserve && active == next:
 			continue
 		case active == staunch.TierObserve:
 			s.Change = api.BacktestNewly

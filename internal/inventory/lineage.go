@@ -39,6 +39,19 @@ func (i *Inventory) Within(r Reader, ref staunch.Ref, asOf staunch.Time, limit i
 	return out, cut, nil
 }
 
+// WithinAny returns the refs that belong to any of refs, refs themselves among
+// them, and whether there were more than fit.
+func (i *Inventory) WithinAny(r Reader, refs []staunch.Ref) (members []staunch.Ref, cut bool, err error) {
+	found, cut, err := i.within(r, refs, 0, i.limits.Refs)
+	if err != nil {
+		return nil, false, fmt.Errorf("finding what belongs to %d refs: %w", len(refs), err)
+	}
+	for _, m := range found {
+		members = append(members, m.Ref)
+	}
+	return members, cut, nil
+}
+
 func (i *Inventory) within(r Reader, roots []staunch.Ref, asOf staunch.Time, limit int) ([]Member, bool, error) {
 	seen := make(map[staunch.Ref]bool)
 	var out []Member

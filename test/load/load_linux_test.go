@@ -363,7 +363,7 @@ func (n *node) start(t *testing.T) {
 			err = errors.New(resp.Status)
 		}
 		if time.Now().After(deadline) {
-			b, _ := os.ReadFile(filepath.Join(n.dir, "node.log")) //nolint:errcheck // for the message
+			b, _ := os.ReadFile(filepath.Join(n.dir, "node.log")) // for the message
 			t.Fatalf("the node is not ready after a minute: %v\n%s", err, b)
 		}
 	}
@@ -379,7 +379,7 @@ func (n *node) stop(t *testing.T) {
 	t.Helper()
 	must(t, n.cmd.Process.Signal(syscall.SIGTERM))
 	if err := n.cmd.Wait(); err != nil {
-		b, _ := os.ReadFile(filepath.Join(n.dir, "node.log")) //nolint:errcheck // for the message
+		b, _ := os.ReadFile(filepath.Join(n.dir, "node.log")) // for the message
 		t.Errorf("stopping the node: %v\n%s", err, b)
 	}
 }

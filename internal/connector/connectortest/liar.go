@@ -20,15 +20,29 @@ type Lie string
 
 // The lies.
 const (
-	// HangBefore keeps the request and never answers; HangAfter does what it asks
-	// for and never answers.
-	HangBefore, HangAfter Lie = "hang before", "hang after"
-	// ResetBefore and ResetAfter break the connection instead.
-	ResetBefore, ResetAfter Lie = "reset before", "reset after"
-	// Truncated ends the answer in the middle, Drip sends it a byte at a time.
-	Truncated, Drip Lie = "truncated", "drip"
-	// Unauthorized to Unavailable are answers without the request being done.
-	Unauthorized, Forbidden, TooMany, Broken, Unavailable Lie = "401", "403", "429", "500", "503"
+	// HangBefore keeps the request and never answers.
+	HangBefore Lie = "hang before"
+	// HangAfter does what it asks for and never answers.
+	HangAfter Lie = "hang after"
+	// ResetBefore breaks the connection without doing anything.
+	ResetBefore Lie = "reset before"
+	// ResetAfter does what it asks for and breaks the connection.
+	ResetAfter Lie = "reset after"
+	// Truncated ends the answer in the middle.
+	Truncated Lie = "truncated"
+	// Drip sends the answer a byte at a time.
+	Drip Lie = "drip"
+	// Unauthorized and those that follow are answers without the request being
+	// done.
+	Unauthorized Lie = "401"
+	// Forbidden is one of them.
+	Forbidden Lie = "403"
+	// TooMany is one of them, with a Retry-After.
+	TooMany Lie = "429"
+	// Broken is one of them.
+	Broken Lie = "500"
+	// Unavailable is one of them, with a Retry-After.
+	Unavailable Lie = "503"
 	// Hollow says that a change was made, and makes none.
 	Hollow Lie = "hollow"
 	// Stale gives an answer to a read that was true up to ten seconds before.

@@ -314,7 +314,7 @@ func (t *tester) names(x *test, arch *txtar.Archive, data []byte) bool {
 			continue
 		}
 		switch hit, sequence, ok := kindOf(f.Name); {
-		case x.suite != nil && !(ok && sequence):
+		case x.suite != nil && (!ok || !sequence):
 			bad(line, "the file %q is not hit-NAME.ndjson, miss-NAME.ndjson or accuse", f.Name)
 		case !ok:
 			bad(line, "the file %q is not hit-NAME.json, miss-NAME.json, one of these with .ndjson, or accuse", f.Name)

@@ -460,13 +460,33 @@ func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet, counted *
 // a session weighs against its account from when it is known to be its, and
 // whether that was learned before the evidence or after must not matter.
 func (p *Pipeline) rejoin(tx store.Tx, accused, joined *refSet, now staunch.Time) error {
+	since := now.Add(-p.opt.Params.Horizon())
+	// Most often there is no evidence against any of them, which one look tells.
+	if len(joined.list) > 1 {
+		members, cut, err := p.opt.Inventory.WithinAny(tx, joined.list)
+		if err != nil {
+			return err
+		}
+		// With whoever is accused now all that it belongs to is judged anyway.
+		members = slices.DeleteFunc(members, func(m staunch.Ref) bool { return accused.seen[m] })
+		evidence, err := tx.SignalsAccusing(members, since, 1)
+		if err != nil {
+			return err
+		}
+		if len(evidence) == 0 && !cut {
+			return nil
+		}
+	}
 	for _, ref := range joined.list {
+		if accused.seen[ref] {
+			continue
+		}
 		members, _, err := p.opt.Inventory.Within(tx, ref, 0, 0)
 		if err != nil {
 			return err
 		}
 		refs := make([]staunch.Ref, len(members))
-		judged := accused.seen[ref]
+		judged := false
 		for i, m := range members {
 			refs[i] = m.Ref
 			judged = judged || accused.seen[m.Ref]
@@ -474,7 +494,7 @@ func (p *Pipeline) rejoin(tx store.Tx, accused, joined *refSet, now staunch.Time
 		if judged {
 			continue // whoever is accused is judged with all that it belongs to
 		}
-		evidence, err := tx.SignalsAccusing(refs, now.Add(-p.opt.Params.Horizon()), 1)
+		evidence, err := tx.SignalsAccusing(refs, since, 1)
 		if err != nil {
 			return err
 		}
