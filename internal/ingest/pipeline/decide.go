@@ -106,7 +106,7 @@ func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staun
 // candidates judges the accused ref and everything that it belongs to: what is
 // too little against one session may be enough against its account.
 func (p *Pipeline) candidates(tx store.Tx, b *Bundle, accused staunch.Ref, now staunch.Time) ([]judged, error) {
-	known := inventory.Memo(tx)
+	known := knowing{inventory.Memo(tx), settledTimes{tx, map[staunch.Ref]staunch.Time{}}}
 	first, err := p.judge(tx, known, b, accused, now)
 	if err != nil || first == nil {
 		return nil, err
@@ -130,9 +130,34 @@ func (p *Pipeline) candidates(tx store.Tx, b *Bundle, accused staunch.Ref, now s
 // maxEvidence bounds the signals that one judgement reads.
 const maxEvidence = 2000
 
+// knowing remembers what one decision has asked for: its candidates belong to each
+// other, and nothing that they ask for is written meanwhile.
+type knowing struct {
+	inventory.Reader
+	settled settledTimes
+}
+
+// settledTimes are those up to which a release settled what was known of refs.
+type settledTimes struct {
+	r     store.Reader
+	known map[staunch.Ref]staunch.Time
+}
+
+func (s settledTimes) at(ref staunch.Ref) (staunch.Time, error) {
+	at, ok := s.known[ref]
+	if ok {
+		return at, nil
+	}
+	at, err := contain.SettledAt(s.r, ref)
+	if err == nil {
+		s.known[ref] = at
+	}
+	return at, err
+}
+
 // judge gathers the evidence against a ref and asks policy. It returns nil
-// where there is none. known is r, as the inventory reads it.
-func (p *Pipeline) judge(r store.Reader, known inventory.Reader, b *Bundle, ref staunch.Ref, now staunch.Time) (*judged, error) {
+// where there is none. known reads from r.
+func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, now staunch.Time) (*judged, error) {
 	res, err := p.opt.Inventory.Resolve(known, ref, now)
 	if err != nil {
 		return nil, err
@@ -155,20 +180,10 @@ func (p *Pipeline) judge(r store.Reader, known inventory.Reader, b *Bundle, ref 
 	if err != nil {
 		return nil, err
 	}
-	settled := map[staunch.Ref]staunch.Time{}
-	settledAt := func(ref staunch.Ref) (staunch.Time, error) {
-		at, ok := settled[ref]
-		if ok {
-			return at, nil
-		}
-		at, err := contain.SettledAt(r, ref)
-		settled[ref] = at
-		return at, err
-	}
 	// A release of what it belongs to settles what was known of it as well.
 	var until staunch.Time
 	for _, n := range slices.Concat(res.Names, res.Up) {
-		at, err := settledAt(n)
+		at, err := known.settled.at(n)
 		if err != nil {
 			return nil, err
 		}
@@ -176,7 +191,7 @@ func (p *Pipeline) judge(r store.Reader, known inventory.Reader, b *Bundle, ref 
 	}
 	var evidence []decide.Evidence
 	for _, s := range signals {
-		at, err := settledAt(s.Accused)
+		at, err := known.settled.at(s.Accused)
 		if err != nil {
 			return nil, err
 		}
@@ -289,7 +304,7 @@ func since(evidence []decide.Evidence) staunch.Time {
 // Judge says what policy makes of a ref now, and of what input, without deciding
 // anything. Without evidence the outcome is to observe.
 func (p *Pipeline) Judge(r store.Reader, ref staunch.Ref) (decide.Assessment, decide.Outcome, decide.Input, error) {
-	j, err := p.judge(r, inventory.Memo(r), p.Bundle(), ref, staunch.TimeOf(p.opt.Clock.Now()))
+	j, err := p.judge(r, knowing{inventory.Memo(r), settledTimes{r, map[staunch.Ref]staunch.Time{}}}, p.Bundle(), ref, staunch.TimeOf(p.opt.Clock.Now()))
 	if err != nil || j == nil {
 		return decide.Assessment{Subject: ref}, decide.Outcome{V: staunch.Version, Scope: ref, Verdict: staunch.VerdictObserve}, decide.Input{}, err
 	}

@@ -59,9 +59,32 @@ type Options struct {
 type DB struct {
 	opt Options
 	// turn is taken by whoever writes.
-	turn chan struct{}
-	mu   sync.Mutex
-	rows rows
+	turn    chan struct{}
+	mu      sync.Mutex
+	rows    rows
+	decoded decoded
+}
+
+// decoded keeps decoded rows. A body never changes, so its place names it.
+type decoded struct {
+	mu sync.Mutex
+	m  map[*byte]any
+}
+
+func (d *decoded) get(at *byte) (any, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v, ok := d.m[at]
+	return v, ok
+}
+
+func (d *decoded) put(at *byte, v any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.m == nil {
+		d.m = map[*byte]any{}
+	}
+	d.m[at] = v
 }
 
 type rows = *btree.Map[string, []byte]
@@ -125,7 +148,7 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("reading: %w", err)
 	}
-	r := &reader{ctx: ctx, rows: s.db.snapshot(), clock: s.db.opt.Clock}
+	r := &reader{ctx: ctx, rows: s.db.snapshot(), clock: s.db.opt.Clock, decoded: &s.db.decoded}
 	defer r.end()
 	return fn(r)
 }
@@ -160,7 +183,7 @@ func (s *Store) once(ctx context.Context, fn func(store.Tx) error) (again bool, 
 	if err := ctx.Err(); err != nil {
 		return false, fmt.Errorf("beginning a transaction: %w", err)
 	}
-	t := &tx{reader: reader{ctx: ctx, rows: s.db.snapshot(), clock: s.db.opt.Clock}, chain: s.db.opt.Chain, lane: s.node + "/0"}
+	t := &tx{reader: reader{ctx: ctx, rows: s.db.snapshot(), clock: s.db.opt.Clock, decoded: &s.db.decoded}, chain: s.db.opt.Chain, lane: s.node + "/0"}
 	defer t.end()
 	if err := fn(t); err != nil {
 		return false, err

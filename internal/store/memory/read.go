@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,8 @@ type reader struct {
 	ctx   context.Context
 	rows  rows
 	clock staunch.Clock
+	// decoded has what rows were decoded to, by where their bodies are.
+	decoded *decoded
 	// failed is the first error that ends the transaction.
 	failed error
 }
@@ -77,9 +80,67 @@ func one[T any](r *reader, what string, parts ...string) (T, error) {
 	var v T
 	b, err := r.get(what, parts...)
 	if err == nil {
-		err = store.Decode(b, &v)
+		v, err = decode[T](r, b)
 	}
 	return v, err
+}
+
+// decode decodes a row, or copies what it was decoded to before.
+func decode[T any](r *reader, body []byte) (T, error) {
+	var v T
+	if len(body) == 0 {
+		return v, store.Decode(body, &v)
+	}
+	if d, ok := r.decoded.get(&body[0]); ok {
+		if t, ok := d.(T); ok {
+			fresh(reflect.ValueOf(&t).Elem())
+			return t, nil
+		}
+	}
+	if err := store.Decode(body, &v); err != nil {
+		return v, err
+	}
+	r.decoded.put(&body[0], v)
+	fresh(reflect.ValueOf(&v).Elem())
+	return v, nil
+}
+
+// fresh gives a value slices, maps and things pointed to of its own. Bytes, which
+// nobody changes in place, stay shared.
+func fresh(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Slice:
+		if v.IsNil() || v.Type().Elem().Kind() == reflect.Uint8 || !v.CanSet() {
+			return
+		}
+		own := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+		reflect.Copy(own, v)
+		for i := range own.Len() {
+			fresh(own.Index(i))
+		}
+		v.Set(own)
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fresh(v.Field(i))
+		}
+	case reflect.Pointer:
+		if v.IsNil() || !v.CanSet() {
+			return
+		}
+		own := reflect.New(v.Type().Elem())
+		own.Elem().Set(v.Elem())
+		fresh(own.Elem())
+		v.Set(own)
+	case reflect.Map:
+		if v.IsNil() || !v.CanSet() {
+			return
+		}
+		own := reflect.MakeMapWithSize(v.Type(), v.Len())
+		for it := v.MapRange(); it.Next(); {
+			own.SetMapIndex(it.Key(), it.Value())
+		}
+		v.Set(own)
+	}
 }
 
 // scan calls fn for the rows below a prefix that come after from, in their order,
@@ -124,7 +185,7 @@ func all[T any](r *reader, prefix string) ([]T, error) {
 	var bad error
 	err := r.scan(prefix, "", func(_ string, body []byte) bool {
 		var v T
-		if bad = store.Decode(body, &v); bad != nil {
+		if v, bad = decode[T](r, body); bad != nil {
 			return false
 		}
 		out = append(out, v)
@@ -230,7 +291,7 @@ func (r *reader) links(table string, refs []staunch.Ref, rels []staunch.Rel, lim
 		for _, rel := range rels {
 			if err := r.scan(key(table, ref, string(rel)), "", func(_ string, body []byte) bool {
 				var l staunch.Link
-				if bad = store.Decode(body, &l); bad != nil {
+				if l, bad = decode[staunch.Link](r, body); bad != nil {
 					return false
 				}
 				out = append(out, l)
@@ -276,7 +337,7 @@ func after[T any](r *reader, table string, p store.Page) ([]T, error) {
 			return true
 		}
 		var v T
-		if bad = store.Decode(body, &v); bad != nil {
+		if v, bad = decode[T](r, body); bad != nil {
 			return false
 		}
 		out = append(out, v)
@@ -655,7 +716,7 @@ func (r *reader) Records(lane string, after int64, limit int) ([]staunch.Record,
 	var bad error
 	err := r.scan(key("record", lane), number(after+1), func(_ string, body []byte) bool {
 		var rec staunch.Record
-		if bad = store.Decode(body, &rec); bad != nil {
+		if rec, bad = decode[staunch.Record](r, body); bad != nil {
 			return false
 		}
 		out = append(out, rec)
@@ -669,7 +730,7 @@ func (r *reader) RecordsAbout(id string, limit int) ([]staunch.Record, error) {
 	var bad error
 	err := r.scan(key("record about", id), "", func(_ string, body []byte) bool {
 		var rec staunch.Record
-		if bad = store.Decode(body, &rec); bad != nil {
+		if rec, bad = decode[staunch.Record](r, body); bad != nil {
 			return false
 		}
 		out = append(out, rec)
@@ -698,7 +759,7 @@ func (r *reader) Contributions(series string, from, to staunch.Time, limit int) 
 			return false
 		}
 		var c store.Contribution
-		if bad = store.Decode(body, &c); bad != nil {
+		if c, bad = decode[store.Contribution](r, body); bad != nil {
 			return false
 		}
 		out = append(out, c)
