@@ -1100,8 +1100,8 @@ func (e *Engine) finish(tx store.Tx, c Case, con *staunch.Containment, now staun
 				return err
 			}
 		}
-		if h.Active() && h.State != staunch.HoldKept {
-			continue // another case still needs the pre-images
+		if h.Active() && (h.State != staunch.HoldKept || len(h.Claims) > 0) {
+			continue // another case still needs the pre-images, if it is stuck
 		}
 		for _, id := range h.Steps {
 			m, err := tx.Step(id)
