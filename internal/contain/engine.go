@@ -127,8 +127,10 @@ type job struct {
 	fresh map[string]bool
 	// conflicts counts those in a row.
 	conflicts int
-	// leased is when the commit began that renewed the case's lease last.
+	// leased is when the commit began that renewed the case's lease last, and
+	// lease the lease's generation then; 0 before the first.
 	leased time.Time
+	lease  int64
 	// known is the case as this process's last commit left it, nil where it has
 	// to be read. What others change meanwhile is noticed by a kick, by the next
 	// commit, which reads the case again, and before anything is waited for.
@@ -785,7 +787,15 @@ func SpecFor(d connector.Description, v staunch.Verb, t staunch.Target) (connect
 // the generation that the work was begun under; it renews the lease with it.
 func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *staunch.Containment) error) error {
 	began := e.opt.Steady()
+	e.mu.Lock()
+	j := e.running[c.Containment.ID]
+	held := int64(0)
+	if j != nil {
+		held = j.lease
+	}
+	e.mu.Unlock()
 	var after *Case
+	var lease int64
 	err := e.opt.Store.Update(ctx, func(stx store.Tx) error {
 		tx := &noting{Tx: stx, id: c.Containment.ID}
 		con, err := tx.Containment(c.Containment.ID)
@@ -795,10 +805,18 @@ func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *s
 		if con.Generation != c.Containment.Generation {
 			return fmt.Errorf("%w: the case is at generation %d, not %d", staunch.ErrConflict, con.Generation, c.Containment.Generation)
 		}
-		if _, ok, err := tx.Lease("con/"+con.ID, e.opt.Node, 3*e.opt.CallTimeout); err != nil {
+		var ok bool
+		if lease, ok, err = tx.Lease("con/"+con.ID, e.opt.Node, 3*e.opt.CallTimeout); err != nil {
 			return err
 		} else if !ok {
 			return &errWait{d: e.opt.CallTimeout / 2, reason: "another node has the lease"}
+		}
+		// A node that was held up for long may find its lease free again, and the
+		// work done by another that had it meanwhile.
+		if held == 0 || lease != held {
+			if err := unchanged(tx, c, con); err != nil {
+				return err
+			}
 		}
 		if err := fn(tx, &con); err != nil {
 			return err
@@ -815,11 +833,28 @@ func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *s
 	if err == nil {
 		e.mu.Lock()
 		if j := e.running[c.Containment.ID]; j != nil {
-			j.leased, j.known = began, after
+			j.leased, j.lease, j.known = began, lease, after
 		}
 		e.mu.Unlock()
 	}
 	return err
+}
+
+// unchanged reports a conflict where a case is not any more as it was read.
+func unchanged(r store.Reader, c Case, con staunch.Containment) error {
+	steps, err := r.Steps(con.ID)
+	if err != nil {
+		return err
+	}
+	same := con.Phase == c.Containment.Phase && con.Stage == c.Containment.Stage && len(steps) == len(c.Steps)
+	for i := 0; same && i < len(steps); i++ {
+		a, b := steps[i], c.Steps[i]
+		same = a.ID == b.ID && a.State == b.State && a.Attempts == b.Attempts && a.Sweeps == b.Sweeps
+	}
+	if !same {
+		return fmt.Errorf("%w: another node has gone on with the case", staunch.ErrConflict)
+	}
+	return nil
 }
 
 // noting notes what a transaction writes of a case.
