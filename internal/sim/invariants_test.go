@@ -104,7 +104,8 @@ func (w *world) leftAsIs() map[string]bool {
 			for _, s := range c.Steps {
 				// A case that came while the undo of one before was given up took what it
 				// found for what there was before.
-				givenUp := s.State == staunch.StepDiverged || s.State == staunch.StepKept && strings.HasPrefix(s.Note, "it was given up")
+				givenUp := s.State == staunch.StepDiverged ||
+					s.State == staunch.StepKept && (strings.HasPrefix(s.Note, "it was given up") || strings.HasPrefix(s.Note, "the undo failed"))
 				if givenUp && c.Containment.Release != nil && len(c.Containment.Release.Kept) > 0 {
 					out[s.Target.Ref.Value] = true
 				}

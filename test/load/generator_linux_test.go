@@ -91,9 +91,9 @@ type posted struct {
 	// Due is when it was due and Took how long it then took until it was taken.
 	Due  time.Time
 	Took time.Duration
-	// Refused counts answers of 429 and 503, Failed requests without an answer.
+	// Refused counts answers of 429 and 5xx, Failed requests without an answer.
 	Refused, Failed int
-	// Hint says that every refusal had a Retry-After.
+	// Hint says that every 429 had a Retry-After.
 	Hint bool
 	// Status is that of the last answer.
 	Status int
@@ -247,10 +247,10 @@ func (g *generator) post(batch int, body []byte, due time.Time) posted {
 		switch {
 		case err != nil:
 			p.Failed++
-		case status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable:
+		case status == http.StatusTooManyRequests || status >= http.StatusInternalServerError:
 			p.Refused++
 			s, err := strconv.Atoi(hint)
-			p.Hint = p.Hint && err == nil
+			p.Hint = p.Hint && (err == nil || status != http.StatusTooManyRequests)
 			wait = min(max(wait, time.Duration(s)*time.Second), time.Second)
 		default:
 			return p
