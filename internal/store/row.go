@@ -10,6 +10,13 @@ import (
 	"github.com/staunch-project/staunch"
 )
 
+// Chainer computes the keyed hash of a record that follows the one whose hash
+// is prev; prev is "" for a lane's first. V, Lane, Seq and Prev are set when it
+// is called, Hash is not. It must be safe for concurrent use.
+type Chainer interface {
+	Hash(prev string, r staunch.Record) (string, error)
+}
+
 // Limits of what goes into key columns and bodies; the same in every
 // implementation, so that what one keeps all of them keep.
 const (

@@ -20,12 +20,6 @@ import (
 	"github.com/staunch-project/staunch/internal/store"
 )
 
-// Chainer computes the keyed hash of a record that follows the one whose hash is
-// prev; see sqlstore.Chainer.
-type Chainer interface {
-	Hash(prev string, r staunch.Record) (string, error)
-}
-
 // Outcome is how a commit ends.
 type Outcome int
 
@@ -43,14 +37,14 @@ const (
 	Again
 )
 
-// Options are what a DB works with; all but Faults are required.
+// Options are what a DB works with; Before and After need not be given.
 type Options struct {
 	// Clock is the database's.
 	Clock staunch.Clock
-	Chain Chainer
-	// Faults, when given, decides how each transaction that wrote something ends.
-	// It may panic, which is how a process dies there: before is asked before the
-	// commit, after right after one, with what came of it.
+	Chain store.Chainer
+	// Before decides how a transaction of the node that wrote something ends; After
+	// is called once that is so, and before the node hears of it. Either may panic,
+	// which is how a process dies there.
 	Before func(node string) Outcome
 	After  func(node string)
 }

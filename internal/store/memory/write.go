@@ -15,7 +15,7 @@ import (
 // tx implements store.Tx.
 type tx struct {
 	reader
-	chain    Chainer
+	chain    store.Chainer
 	lane     string
 	onCommit []func()
 	wrote    bool

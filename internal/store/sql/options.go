@@ -6,12 +6,13 @@ import (
 	"regexp"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
 )
 
 // Options says how a store is opened.
 type Options struct {
 	// Chain hashes records; it is needed.
-	Chain Chainer
+	Chain store.Chainer
 	// Log gets what no caller is told, such as a checkpoint that has to be
 	// tried again. nil discards it.
 	Log *slog.Logger

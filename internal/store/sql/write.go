@@ -10,17 +10,10 @@ import (
 	"github.com/staunch-project/staunch/internal/store"
 )
 
-// Chainer computes the keyed hash of a record that follows the one whose hash
-// is prev; prev is "" for a lane's first. V, Lane, Seq and Prev are set when it
-// is called, Hash is not. It must be safe for concurrent use.
-type Chainer interface {
-	Hash(prev string, r staunch.Record) (string, error)
-}
-
 // tx implements store.Tx.
 type tx struct {
 	reader
-	chain    Chainer
+	chain    store.Chainer
 	onCommit []func()
 	// head is the end of the transaction's lane, once it has appended.
 	head    *store.Head
@@ -35,7 +28,7 @@ type tx struct {
 
 var _ store.Tx = (*tx)(nil)
 
-func newTx(r reader, chain Chainer) *tx {
+func newTx(r reader, chain store.Chainer) *tx {
 	t := &tx{reader: r, chain: chain}
 	t.flush = t.writeHead
 	return t
