@@ -221,15 +221,8 @@ func (b *backtest) keep(r store.Reader, d staunch.Decision) (kept, error) {
 	if !slices.ContainsFunc(seen, func(id string) bool { _, ok := b.rules[id]; return ok }) && (len(seen) < 64 || len(b.rules) == 0) {
 		return k, nil
 	}
-	members, _, err := b.a.inv.Within(inventory.Memo(r), d.Subject, 0, 0)
-	if err != nil {
-		return k, err
-	}
-	at := map[staunch.Ref]inventory.Member{}
-	for _, m := range members {
-		at[m.Ref] = m
-	}
-	evidence := make([]decide.Evidence, 0, len(d.Signals))
+	var signals []staunch.Signal
+	var accused []staunch.Ref
 	for _, id := range d.Signals {
 		s, err := r.Signal(id)
 		if errors.Is(err, staunch.ErrNotFound) {
@@ -244,6 +237,14 @@ func (b *backtest) keep(r store.Reader, d staunch.Decision) (kept, error) {
 			}
 			s.Mode = m.mode
 		}
+		signals, accused = append(signals, s), append(accused, s.Accused)
+	}
+	at, err := b.a.inv.Below(inventory.Memo(r), d.Subject, accused)
+	if err != nil {
+		return k, err
+	}
+	evidence := make([]decide.Evidence, 0, len(signals))
+	for _, s := range signals {
 		m := at[s.Accused]
 		evidence = append(evidence, decide.Evidence{Signal: s, Hops: m.Hops, Entity: m.Entity})
 	}

@@ -25,7 +25,7 @@ type Params struct {
 	Meaningful float64
 	// Reasons bounds the contributions that are kept (32).
 	Reasons int
-	// Signals bounds the signals that are weighed, the newest kept (2,000).
+	// Signals bounds the signals that are weighed, the newest kept (500).
 	Signals int
 }
 
@@ -52,7 +52,7 @@ func (p Params) withDefaults() Params {
 		p.Reasons = 32
 	}
 	if p.Signals <= 0 {
-		p.Signals = 2000
+		p.Signals = 500
 	}
 	return p
 }

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
 )
 
 // Member is something that belongs to a subject.
@@ -39,17 +41,89 @@ func (i *Inventory) Within(r Reader, ref staunch.Ref, asOf staunch.Time, limit i
 	return out, cut, nil
 }
 
-// WithinAny returns the refs that belong to any of refs, refs themselves among
-// them, and whether there were more than fit.
-func (i *Inventory) WithinAny(r Reader, refs []staunch.Ref) (members []staunch.Ref, cut bool, err error) {
-	found, cut, err := i.within(r, refs, 0, i.limits.Refs)
+// Below says where each of refs lies below ref; what does not belong to it, now
+// or ever, is not in the answer. Each is followed upwards, so that the cost is
+// theirs and not that of all that ref has. Via is not set.
+func (i *Inventory) Below(r Reader, ref staunch.Ref, refs []staunch.Ref) (map[staunch.Ref]Member, error) {
+	out, err := i.below(r, ref, refs)
 	if err != nil {
-		return nil, false, fmt.Errorf("finding what belongs to %d refs: %w", len(refs), err)
+		return nil, fmt.Errorf("finding what of %d refs belongs to %s: %w", len(refs), ref, err)
 	}
-	for _, m := range found {
-		members = append(members, m.Ref)
+	return out, nil
+}
+
+func (i *Inventory) below(r Reader, ref staunch.Ref, refs []staunch.Ref) (map[staunch.Ref]Member, error) {
+	top, err := i.entities(r, []staunch.Ref{ref}, i.limits.Names)
+	if err != nil {
+		return nil, err
 	}
-	return members, cut, nil
+	of := maps.Clone(top.of) // the entity of each ref that was met
+	under := map[staunch.Ref][]staunch.Ref{}
+	frontier := slices.Clone(refs)
+	for depth := 0; depth < i.limits.Depth; depth++ {
+		frontier = slices.DeleteFunc(frontier, func(n staunch.Ref) bool { _, met := of[n]; return met })
+		if len(frontier) == 0 {
+			break
+		}
+		slices.SortFunc(frontier, compareRef)
+		g, err := i.entities(r, slices.Compact(frontier), i.limits.Refs)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(of, g.of)
+		links, _, err := i.from(r, g.refs, staunch.RelOf)
+		if err != nil {
+			return nil, err
+		}
+		frontier = frontier[:0]
+		for _, l := range links {
+			if store.Rises(l) {
+				under[l.To] = append(under[l.To], of[l.From])
+				frontier = append(frontier, l.To)
+			}
+		}
+	}
+	// What was met only as a name that somebody belongs to is its entity's.
+	children := make(map[staunch.Ref][]staunch.Ref, len(under))
+	for to, from := range under {
+		if e, ok := of[to]; ok {
+			children[e] = append(children[e], from...)
+		}
+	}
+	for _, n := range top.refs {
+		if n.Kind != staunch.KindIdentity {
+			continue
+		}
+		id, err := r.Identity(n.Value)
+		if err != nil && !errors.Is(err, staunch.ErrNotFound) {
+			return nil, fmt.Errorf("reading identity %q: %w", n.Value, err)
+		}
+		for _, a := range id.Accounts {
+			if e, ok := of[a]; ok {
+				children[of[n]] = append(children[of[n]], e)
+			}
+		}
+	}
+	hops := map[staunch.Ref]int{of[ref]: 0}
+	for level := []staunch.Ref{of[ref]}; len(level) > 0; {
+		var next []staunch.Ref
+		for _, e := range level {
+			for _, c := range children[e] {
+				if _, met := hops[c]; !met {
+					hops[c] = hops[e] + 1
+					next = append(next, c)
+				}
+			}
+		}
+		level = next
+	}
+	out := make(map[staunch.Ref]Member, len(refs))
+	for _, n := range refs {
+		if h, ok := hops[of[n]]; ok {
+			out[n] = Member{Ref: n, Hops: h, Entity: of[n]}
+		}
+	}
+	return out, nil
 }
 
 func (i *Inventory) within(r Reader, roots []staunch.Ref, asOf staunch.Time, limit int) ([]Member, bool, error) {
@@ -109,7 +183,7 @@ func (i *Inventory) within(r Reader, roots []staunch.Ref, asOf staunch.Time, lim
 		cut = cut || more
 		var found []staunch.Ref
 		for _, l := range links {
-			if l.From.Kind.Width() > 0 && l.From.Kind.Width() < l.To.Kind.Width() && i.begun(l, asOf) {
+			if store.Rises(l) && i.begun(l, asOf) {
 				found = append(found, l.From)
 			}
 		}

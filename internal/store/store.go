@@ -67,10 +67,12 @@ type Reader interface {
 	Identities(p Page) ([]staunch.Identity, error)
 
 	Signal(id string) (staunch.Signal, error)
-	// SignalsAccusing returns the signals whose accused ref is one of refs, with
-	// event time not before since, ordered by (time, id), at most limit, the
-	// newest kept.
-	SignalsAccusing(refs []staunch.Ref, since staunch.Time, limit int) ([]staunch.Signal, error)
+	// SignalsWithin returns the signals that accuse one of refs, another name of
+	// one, or what belongs or once belonged to one (see Above; identities that were
+	// declared are not followed), with event time not before since, ordered by
+	// (time, id), at most limit, the newest kept. It may return a few more than
+	// these.
+	SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]staunch.Signal, error)
 	// Signals lists by (time, id) descending from Page.After.
 	Signals(p Page) ([]staunch.Signal, error)
 	Decision(id string) (staunch.Decision, error)

@@ -210,7 +210,7 @@ func quantiles(d []time.Duration) string {
 
 // templates sorts generated records by what they cause, with the rules that were
 // written, and returns how many rules each hit matches.
-func templates(t *testing.T, rules int) (forms [kinds][][]byte, matches []int) {
+func templates(t testing.TB, rules int) (forms [kinds][][]byte, matches []int) {
 	t.Helper()
 	var all []*sigma.Rule
 	for _, text := range generated.Rules(rules) {
@@ -292,7 +292,7 @@ type node struct {
 	cmd            *exec.Cmd
 }
 
-func newNode(t *testing.T, bin, dir, postgres string) *node {
+func newNode(t testing.TB, bin, dir, postgres string) *node {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	must(t, err)
@@ -323,7 +323,7 @@ func (n *node) url() string { return "http://" + n.addr }
 
 func (n *node) database() string { return filepath.Join(n.dir, "data", "staunch.db") }
 
-func (n *node) open(t *testing.T) store.Store {
+func (n *node) open(t testing.TB) store.Store {
 	t.Helper()
 	keys, err := seal.Load(filepath.Join(n.dir, "data", "staunch.key"))
 	must(t, err)
@@ -481,7 +481,7 @@ func (n *node) judge(t *testing.T, acked map[int]bool, matches []int) judgement 
 	return j
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -138,8 +138,9 @@ func (p *Pipeline) Settle(ctx context.Context) error {
 			if signals, err = p.putFired(tx, b, fired, accused, now); err != nil {
 				return err
 			}
+			know := p.knowing(tx)
 			for _, ref := range accused.list {
-				n, err := p.decide(tx, b, ref, now)
+				n, err := p.decide(tx, know, b, ref, now)
 				if err != nil {
 					return fmt.Errorf("deciding on %s: %w", ref, err)
 				}

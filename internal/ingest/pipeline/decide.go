@@ -25,8 +25,8 @@ type judged struct {
 // decide judges an accused ref and what it belongs to, stores the decision with
 // its inputs, passes it by the guardrails and opens or raises the case. It
 // returns how many decisions were new.
-func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staunch.Time) (int, error) {
-	all, err := p.candidates(tx, b, accused, now)
+func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, now staunch.Time) (int, error) {
+	all, err := p.candidates(tx, known, b, accused, now)
 	if err != nil || len(all) == 0 {
 		return 0, err
 	}
@@ -94,6 +94,7 @@ func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staun
 		}
 	}
 	if opened != nil {
+		clear(known.judged) // what is open is part of each
 		id, refs := opened.ID, append([]staunch.Ref{opened.Subject}, opened.Names...)
 		tx.OnCommit(func() { p.watch.add(id, refs) })
 	}
@@ -105,8 +106,7 @@ func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staun
 
 // candidates judges the accused ref and everything that it belongs to: what is
 // too little against one session may be enough against its account.
-func (p *Pipeline) candidates(tx store.Tx, b *Bundle, accused staunch.Ref, now staunch.Time) ([]judged, error) {
-	known := knowing{inventory.Memo(tx), settledTimes{tx, map[staunch.Ref]staunch.Time{}}}
+func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, now staunch.Time) ([]judged, error) {
 	first, err := p.judge(tx, known, b, accused, now)
 	if err != nil || first == nil {
 		return nil, err
@@ -128,13 +128,20 @@ func (p *Pipeline) candidates(tx store.Tx, b *Bundle, accused staunch.Ref, now s
 }
 
 // maxEvidence bounds the signals that one judgement reads.
-const maxEvidence = 2000
+const maxEvidence = 500
 
-// knowing remembers what one decision has asked for: its candidates belong to each
-// other, and nothing that they ask for is written meanwhile.
+// knowing remembers what the decisions of one transaction have asked for: their
+// candidates belong to each other, of many sessions often to one account, and
+// nothing that they ask for is written meanwhile but cases.
 type knowing struct {
 	inventory.Reader
 	settled settledTimes
+	// judged has who was judged already; nil for nobody worth it.
+	judged map[staunch.Ref]*judged
+}
+
+func (p *Pipeline) knowing(r store.Reader) knowing {
+	return knowing{inventory.Memo(r), settledTimes{r, map[staunch.Ref]staunch.Time{}}, map[staunch.Ref]*judged{}}
 }
 
 // settledTimes are those up to which a release settled what was known of refs.
@@ -158,25 +165,41 @@ func (s settledTimes) at(ref staunch.Ref) (staunch.Time, error) {
 // judge gathers the evidence against a ref and asks policy. It returns nil
 // where there is none. known reads from r.
 func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, now staunch.Time) (*judged, error) {
+	if j, ok := known.judged[ref]; ok {
+		return j, nil
+	}
+	j, err := p.judgeAnew(r, known, b, ref, now)
+	if err == nil {
+		known.judged[ref] = j
+	}
+	return j, err
+}
+
+func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, now staunch.Time) (*judged, error) {
 	res, err := p.opt.Inventory.Resolve(known, ref, now)
 	if err != nil {
 		return nil, err
 	}
-	members, _, err := p.opt.Inventory.Within(known, ref, 0, 0)
+	under := slices.Clone(res.Names)
+	for _, n := range res.Names {
+		if n.Kind != staunch.KindIdentity {
+			continue
+		}
+		id, err := known.Identity(n.Value)
+		if err != nil && !errors.Is(err, staunch.ErrNotFound) {
+			return nil, err
+		}
+		under = append(under, id.Accounts...)
+	}
+	signals, err := r.SignalsWithin(under, now.Add(-p.opt.Params.Horizon()), maxEvidence)
 	if err != nil {
 		return nil, err
 	}
-	refs := make([]staunch.Ref, 0, len(members))
-	hops := map[staunch.Ref]int{}
-	entity := map[staunch.Ref]staunch.Ref{}
-	for _, m := range members {
-		refs = append(refs, m.Ref)
-		hops[m.Ref], entity[m.Ref] = m.Hops, m.Entity
+	accused := newRefSet()
+	for _, s := range signals {
+		accused.add(s.Accused)
 	}
-	if len(refs) == 0 {
-		refs = []staunch.Ref{ref}
-	}
-	signals, err := r.SignalsAccusing(refs, now.Add(-p.opt.Params.Horizon()), maxEvidence)
+	below, err := p.opt.Inventory.Below(known, ref, accused.list)
 	if err != nil {
 		return nil, err
 	}
@@ -191,6 +214,10 @@ func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.R
 	}
 	var evidence []decide.Evidence
 	for _, s := range signals {
+		m, ok := below[s.Accused]
+		if !ok {
+			continue // one too many
+		}
 		at, err := known.settled.at(s.Accused)
 		if err != nil {
 			return nil, err
@@ -198,7 +225,7 @@ func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.R
 		if s.Learned <= max(at, until) {
 			continue // a release settled it
 		}
-		evidence = append(evidence, decide.Evidence{Signal: s, Hops: hops[s.Accused], Entity: entity[s.Accused]})
+		evidence = append(evidence, decide.Evidence{Signal: s, Hops: m.Hops, Entity: m.Entity})
 	}
 	if len(evidence) == 0 {
 		return nil, nil
@@ -235,7 +262,7 @@ func decision(b *Bundle, j judged, now staunch.Time) (staunch.Decision, error) {
 		Scope: j.outcome.Scope, ScopeReason: j.outcome.ScopeReason, AsOf: sus.AsOf, Made: now,
 		Signals: j.assessment.Signals, Suspicion: sus, Identity: j.res.Identity, Bundle: b.Hash,
 		Policy: j.outcome.Policy, Tier: j.outcome.Tier, Mode: j.outcome.Mode, Playbook: j.outcome.Playbook.Name,
-		Verdict: j.outcome.Verdict, Reasons: j.outcome.Reasons, Notify: j.outcome.Notify, Inputs: inputs,
+		Verdict: j.outcome.Verdict, Reasons: slices.Clip(j.outcome.Reasons), Notify: j.outcome.Notify, Inputs: inputs,
 	}, nil
 }
 
@@ -304,7 +331,7 @@ func since(evidence []decide.Evidence) staunch.Time {
 // Judge says what policy makes of a ref now, and of what input, without deciding
 // anything. Without evidence the outcome is to observe.
 func (p *Pipeline) Judge(r store.Reader, ref staunch.Ref) (decide.Assessment, decide.Outcome, decide.Input, error) {
-	j, err := p.judge(r, knowing{inventory.Memo(r), settledTimes{r, map[staunch.Ref]staunch.Time{}}}, p.Bundle(), ref, staunch.TimeOf(p.opt.Clock.Now()))
+	j, err := p.judge(r, p.knowing(r), p.Bundle(), ref, staunch.TimeOf(p.opt.Clock.Now()))
 	if err != nil || j == nil {
 		return decide.Assessment{Subject: ref}, decide.Outcome{V: staunch.Version, Scope: ref, Verdict: staunch.VerdictObserve}, decide.Input{}, err
 	}

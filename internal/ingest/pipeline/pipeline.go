@@ -365,8 +365,9 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 		if err := p.rejoin(tx, accused, joined, now); err != nil {
 			return err
 		}
+		know := p.knowing(tx)
 		for _, ref := range accused.list {
-			n, err := p.decide(tx, b, ref, now)
+			n, err := p.decide(tx, know, b, ref, now)
 			if err != nil {
 				return fmt.Errorf("deciding on %s: %w", ref, err)
 			}
@@ -461,44 +462,16 @@ func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet, counted *
 // whether that was learned before the evidence or after must not matter.
 func (p *Pipeline) rejoin(tx store.Tx, accused, joined *refSet, now staunch.Time) error {
 	since := now.Add(-p.opt.Params.Horizon())
-	// Most often there is no evidence against any of them, which one look tells.
-	if len(joined.list) > 1 {
-		members, cut, err := p.opt.Inventory.WithinAny(tx, joined.list)
-		if err != nil {
-			return err
-		}
-		// With whoever is accused now all that it belongs to is judged anyway.
-		members = slices.DeleteFunc(members, func(m staunch.Ref) bool { return accused.seen[m] })
-		evidence, err := tx.SignalsAccusing(members, since, 1)
-		if err != nil {
-			return err
-		}
-		if len(evidence) == 0 && !cut {
-			return nil
-		}
-	}
 	for _, ref := range joined.list {
 		if accused.seen[ref] {
 			continue
 		}
-		members, _, err := p.opt.Inventory.Within(tx, ref, 0, 0)
+		evidence, err := tx.SignalsWithin([]staunch.Ref{ref}, since, maxEvidence)
 		if err != nil {
 			return err
 		}
-		refs := make([]staunch.Ref, len(members))
-		judged := false
-		for i, m := range members {
-			refs[i] = m.Ref
-			judged = judged || accused.seen[m.Ref]
-		}
-		if judged {
-			continue // whoever is accused is judged with all that it belongs to
-		}
-		evidence, err := tx.SignalsAccusing(refs, since, 1)
-		if err != nil {
-			return err
-		}
-		if len(evidence) > 0 {
+		judged := slices.ContainsFunc(evidence, func(s staunch.Signal) bool { return accused.seen[s.Accused] })
+		if len(evidence) > 0 && !judged { // whoever is accused is judged with all that it belongs to
 			accused.add(ref)
 		}
 	}

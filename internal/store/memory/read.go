@@ -354,7 +354,7 @@ func (r *reader) Signal(id string) (staunch.Signal, error) {
 	return one[staunch.Signal](r, "signal "+id, "signal", id)
 }
 
-func (r *reader) SignalsAccusing(refs []staunch.Ref, since staunch.Time, limit int) ([]staunch.Signal, error) {
+func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]staunch.Signal, error) {
 	out, err := newest[staunch.Signal](r, "signals", "signal", "signal of", keys(refs), since, limitOf(limit))
 	slices.Reverse(out)
 	return out, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/staunch-project/staunch"
@@ -124,8 +125,40 @@ func (t *tx) PutFact(f staunch.Fact) (bool, error) {
 				t.put(l, "link from", l.From.Key(), string(l.Rel), at(l.Since), l.Fact),
 				t.put(l, "link to", l.To.Key(), string(l.Rel), at(l.Since), l.Fact))
 		}
+		for _, l := range f.Links() {
+			if store.Rises(l) {
+				err = errors.Join(err, t.raise(l.From, l.To))
+				if l.Rel == staunch.RelSame {
+					err = errors.Join(err, t.raise(l.To, l.From))
+				}
+			}
+		}
 		return err
 	})
+}
+
+// raise has the signals within lower found within upper.
+func (t *tx) raise(lower, upper staunch.Ref) error {
+	var places [][]string
+	err := t.back(key("signal of", lower.Key()), "", func(rest string, _ []byte) bool {
+		places = append(places, strings.Split(rest, "\x00"))
+		return len(places) < store.MostRisen
+	})
+	if err != nil || len(places) == 0 {
+		return err
+	}
+	above, err := store.Above(t, upper)
+	if err != nil {
+		return err
+	}
+	for _, u := range above {
+		for _, p := range places {
+			if err := t.set(nil, append([]string{"signal of", u.Key()}, p...)...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (t *tx) PutIdentity(i staunch.Identity) error {
@@ -175,7 +208,14 @@ func (t *tx) DeleteIdentity(name string) error {
 func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 	version(&s.V)
 	return t.first("signal", "signal", s.ID, s, func() error {
-		return errors.Join(t.set(nil, "signal of", s.Accused.Key(), at(s.Time), s.ID), t.set(nil, "signal at", at(s.Time), s.ID))
+		above, err := store.Above(t, s.Accused)
+		if err != nil {
+			return err
+		}
+		for _, u := range above {
+			err = errors.Join(err, t.set(nil, "signal of", u.Key(), at(s.Time), s.ID))
+		}
+		return errors.Join(err, t.set(nil, "signal at", at(s.Time), s.ID))
 	})
 }
 

@@ -524,7 +524,7 @@ func (p *Postgres) try(ctx context.Context, slot int, wait *waits, fn func(store
 	if err := a.begin(ctx); err != nil {
 		return troubleOf(err), fmt.Errorf("beginning a transaction: %w", err)
 	}
-	t := newTx(reader{ctx: ctx, session: a.conn, engine: a}, p.opts.Chain)
+	t := newTx(reader{ctx: ctx, session: a.conn, engine: a, known: newKnown()}, p.opts.Chain)
 	own := p.call(t, a, fn)
 	if own == nil {
 		own = t.finish()

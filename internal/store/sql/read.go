@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -99,20 +100,32 @@ type link struct {
 	Fact    string       `json:"fact"`
 }
 
-func (r *reader) links(u *union, refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
+func compareLinks(a, b link) int {
+	return cmp.Or(cmp.Compare(a.Since, b.Since), cmp.Compare(a.Fact, b.Fact), cmp.Compare(a.Rel, b.Rel))
+}
+
+func (r *reader) links(end linkEnd, u *union, refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
 	n := limitOf(limit)
-	var keys [][]any
 	rels = slices.Compact(slices.Sorted(slices.Values(rels)))
-	for _, key := range keysOf(refs) {
-		for _, rel := range rels {
-			keys = append(keys, []any{key[0], string(rel)})
+	var rows []link
+	var err error
+	if r.known != nil {
+		if rows, err = r.remembering(end, u, refs, rels, n); err != nil {
+			return nil, err
 		}
-	}
-	rows, err := fanned(r, u, keys, []any{n}, int(n), func(a, b link) int {
-		return cmp.Or(cmp.Compare(a.Since, b.Since), cmp.Compare(a.Fact, b.Fact), cmp.Compare(a.Rel, b.Rel))
-	})
-	if err != nil {
-		return nil, err
+		slices.SortStableFunc(rows, compareLinks)
+		rows = slices.CompactFunc(rows, func(a, b link) bool { return compareLinks(a, b) == 0 })
+		rows = rows[:min(len(rows), int(n))]
+	} else {
+		var keys [][]any
+		for _, key := range keysOf(refs) {
+			for _, rel := range rels {
+				keys = append(keys, []any{key[0], string(rel)})
+			}
+		}
+		if rows, err = fanned(r, u, keys, []any{n}, int(n), compareLinks); err != nil {
+			return nil, err
+		}
 	}
 	out := make([]staunch.Link, len(rows))
 	for i, l := range rows {
@@ -122,11 +135,11 @@ func (r *reader) links(u *union, refs []staunch.Ref, rels []staunch.Rel, limit i
 }
 
 func (r *reader) LinksFrom(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
-	return r.links(linksFrom, refs, rels, limit)
+	return r.links(endFrom, linksFrom, refs, rels, limit)
 }
 
 func (r *reader) LinksTo(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
-	return r.links(linksTo, refs, rels, limit)
+	return r.links(endTo, linksTo, refs, rels, limit)
 }
 
 func (r *reader) Identity(name string) (staunch.Identity, error) {
@@ -134,8 +147,14 @@ func (r *reader) Identity(name string) (staunch.Identity, error) {
 }
 
 func (r *reader) IdentityOf(ref staunch.Ref) (staunch.Identity, error) {
-	return get[staunch.Identity](r, "identity of "+ref.String(),
-		"SELECT i.body FROM identity_accounts a JOIN identities i ON i.name = a.identity WHERE a.ref = $1", ref.Key())
+	ask := func(ref staunch.Ref) (staunch.Identity, error) {
+		return get[staunch.Identity](r, "identity of "+ref.String(),
+			"SELECT i.body FROM identity_accounts a JOIN identities i ON i.name = a.identity WHERE a.ref = $1", ref.Key())
+	}
+	if r.known != nil {
+		return r.isIdentityOf(ref, ask)
+	}
+	return ask(ref)
 }
 
 // Identities lists by name.
@@ -148,20 +167,68 @@ func (r *reader) Signal(id string) (staunch.Signal, error) {
 	return get[staunch.Signal](r, "signal "+id, "SELECT body FROM signals WHERE id = $1", id)
 }
 
-var signalsAccusing = &union{
-	name: "signals accusing refs", shared: 2, own: 1,
-	head: "SELECT s.body FROM (SELECT at, id FROM (",
-	arm:  "SELECT at, id FROM signals WHERE accused = @1 AND at >= $2 ORDER BY at DESC, id DESC LIMIT $1",
-	tail: ") AS u ORDER BY at DESC, id DESC LIMIT $1) AS x JOIN signals s ON s.id = x.id",
-}
+const (
+	signalsWithinArm  = "SELECT at, id FROM signals_within WHERE within = @1 AND at >= $2 ORDER BY at DESC, id DESC LIMIT $1"
+	signalsWithinTail = ") AS u ORDER BY at DESC, id DESC LIMIT $1"
+)
 
-func (r *reader) SignalsAccusing(refs []staunch.Ref, since staunch.Time, limit int) ([]staunch.Signal, error) {
+var (
+	signalsWithin = &union{
+		name: "signals within refs", shared: 2, own: 1,
+		head: "SELECT s.body FROM (SELECT at, id FROM (",
+		arm:  signalsWithinArm,
+		tail: signalsWithinTail + ") AS x JOIN signals s ON s.id = x.id",
+	}
+	signalsWithinIDs = &union{
+		name: "ids of signals within refs", shared: 2, own: 1,
+		head: "SELECT at, id FROM (", arm: signalsWithinArm, tail: signalsWithinTail,
+	}
+)
+
+func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]staunch.Signal, error) {
 	n := limitOf(limit)
-	out, err := fanned(r, signalsAccusing, keysOf(refs), []any{n, int64(since)}, int(n), func(a, b staunch.Signal) int {
+	if r.known != nil && r.known.signals != nil {
+		return r.signalsRemembered(refs, since, n)
+	}
+	out, err := fanned(r, signalsWithin, keysOf(refs), []any{n, int64(since)}, int(n), func(a, b staunch.Signal) int {
 		return cmp.Or(cmp.Compare(b.Time, a.Time), cmp.Compare(b.ID, a.ID))
 	})
 	slices.Reverse(out)
 	return out, err
+}
+
+// signalsRemembered reads which signals there are, and of these the rows that it
+// does not remember: reading a row costs ten times what finding it does.
+func (r *reader) signalsRemembered(refs []staunch.Ref, since staunch.Time, limit int64) ([]staunch.Signal, error) {
+	type place struct {
+		at int64
+		id string
+	}
+	var found []place
+	err := signalsWithinIDs.fan(r, keysOf(refs), []any{limit, int64(since)}, func(scan func(...any) error) error {
+		var p place
+		err := scan(&p.at, &p.id)
+		found = append(found, p)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing signals within refs: %w", err)
+	}
+	slices.SortFunc(found, func(a, b place) int { return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(b.id, a.id)) })
+	found = slices.Compact(found)
+	found = found[:min(len(found), int(limit))]
+	out := make([]staunch.Signal, len(found))
+	for i, p := range found {
+		s, ok := r.known.signals.get(p.id)
+		if !ok {
+			if s, err = r.Signal(p.id); err != nil {
+				return nil, err
+			}
+			r.known.signals.put(p.id, s)
+		}
+		out[len(found)-1-i] = s
+	}
+	return out, nil
 }
 
 // newestFirst lists a table by (at, id) descending, after the item called
@@ -292,8 +359,16 @@ func (r *reader) NextTimer() (staunch.Time, error) {
 }
 
 func (r *reader) Cursor(name string) (string, error) {
+	if r.known != nil && r.failed == nil {
+		if c, ok := r.known.cursors.get(name); ok {
+			return c.value, c.err
+		}
+	}
 	var v []byte
 	err := r.one("cursor "+name, "SELECT value FROM cursors WHERE name = $1", []any{name}, &v)
+	if r.known != nil && r.failed == nil && (err == nil || errors.Is(err, staunch.ErrNotFound)) {
+		r.known.cursors.put(name, cursor{string(v), err})
+	}
 	return string(v), err
 }
 

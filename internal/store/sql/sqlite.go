@@ -33,8 +33,7 @@ const (
 	queueBound = 4096
 )
 
-// walPages is how long the write-ahead log grows before a commit also copies it
-// into the database.
+// walPages is how long the write-ahead log grows before it begins anew.
 const walPages = 8000
 
 const lockSuffix = ".lock"
@@ -59,14 +58,16 @@ type SQLite struct {
 	lastHook chan struct{} // closed when the last transaction's OnCommit ran
 	laneNext int
 	// seq is the highest sequence of a hold that was given out, 0 before the
-	// first; heads has the ends of lanes. Nobody else writes, so they need not be
-	// read again until something is rolled back.
+	// first; heads has the ends of lanes, known rows that were asked for. Nobody
+	// else writes, so they need not be read again until something is rolled back.
 	seq     int64
 	heads   map[string]store.Head
-	careful int      // how many more transactions have savepoints
-	scrub   bool     // the write-ahead log may still have what was shredded
-	room    *walRoom // nil for an ephemeral store
-	broken  error    // a commit failed in a way that only a new start resolves
+	known   *known
+	careful int          // how many more transactions have savepoints
+	scrub   bool         // the write-ahead log may still have what was shredded
+	room    *walRoom     // nil for an ephemeral store
+	copying *checkpoints // nil for an ephemeral store
+	broken  error        // a commit failed in a way that only a new start resolves
 
 	listeners listeners
 }
@@ -116,7 +117,8 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
-	s := &SQLite{opts: opts, places: make(chan struct{}, queueBound), heads: map[string]store.Head{}}
+	s := &SQLite{opts: opts, places: make(chan struct{}, queueBound), heads: map[string]store.Head{}, known: newKnown()}
+	s.known.signals = &recent[string, staunch.Signal]{most: mostSignals}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening the store %s: %w", path, err), s.release())
@@ -134,14 +136,14 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 		return nil, err
 	}
 	common := []string{"foreign_keys(1)", "cache_size(-16000)", "temp_store(2)"}
-	synchronous := "synchronous(FULL)"
+	synchronous, copyAfter := "synchronous(FULL)", 0 // see checkpoints
 	if opts.Ephemeral {
-		synchronous = "synchronous(OFF)"
+		synchronous, copyAfter = "synchronous(OFF)", walPages
 	}
 	// Nobody else writes; the only thing the writer could wait for is a reader
 	// in the way of emptying the log, and then everybody would wait.
 	s.writeDB, err = openLite(path, append(common, "busy_timeout(0)", "journal_mode(WAL)", synchronous, "secure_delete(1)",
-		"wal_autocheckpoint("+strconv.Itoa(walPages)+")"))
+		"wal_autocheckpoint("+strconv.Itoa(copyAfter)+")"))
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +176,11 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	if !opts.Ephemeral {
 		s.room = &walRoom{path: path + "-wal", length: -1}
 		s.makeRoom()
+		c, err := newLiteConn(ctx, s.readDB)
+		if err != nil {
+			return nil, err
+		}
+		s.copying = newCheckpoints(c, path, s.notCopied)
 	}
 	return s, nil
 }
@@ -513,7 +520,7 @@ func (s *SQLite) run(r *request) {
 			return
 		}
 	}
-	t := newTx(reader{ctx: r.ctx, session: s.writer, engine: s}, s.opts.Chain)
+	t := newTx(reader{ctx: r.ctx, session: s.writer, engine: s, known: s.known}, s.opts.Chain)
 	r.tx = t
 	returned := false
 	defer func() {
@@ -556,7 +563,7 @@ func (s *SQLite) settle(r *request, saved bool) {
 		}
 		return
 	}
-	clear(s.heads)
+	s.forget()
 	if !saved {
 		// After an error of SQLite's own, the group's transaction may be gone.
 		if t.wrote || t.broke {
@@ -583,7 +590,7 @@ func (s *SQLite) finish(err error) {
 	g := s.group
 	s.group = nil
 	if err != nil {
-		clear(s.heads)
+		s.forget()
 		// Often there is nothing left to roll back; then this fails.
 		if rerr := s.writer.run("ROLLBACK"); rerr != nil {
 			s.opts.Log.Debug("rolling back a failed group", "error", rerr)
@@ -593,7 +600,7 @@ func (s *SQLite) finish(err error) {
 	if s.scrub && s.broken == nil {
 		s.empty()
 	}
-	defer s.makeRoom() // once nobody waits for it
+	defer s.tidy() // once nobody waits for it
 	for _, r := range g.requests {
 		alone := errors.Is(err, errSpoiled) && len(g.requests) == 1 && (r.err != nil || r.panicked || r.exited)
 		if err != nil && !alone {
@@ -601,6 +608,28 @@ func (s *SQLite) finish(err error) {
 		}
 		close(r.done)
 	}
+}
+
+// forget is for when something was rolled back.
+func (s *SQLite) forget() {
+	clear(s.heads)
+	s.known.forget()
+}
+
+// tidy keeps the write-ahead log in order between two groups.
+func (s *SQLite) tidy() {
+	s.makeRoom()
+	if s.copying == nil || s.broken != nil {
+		return
+	}
+	if err := s.copying.committed(s.writer); err != nil {
+		s.notCopied(err)
+	}
+}
+
+// notCopied tells of a failure; what is committed stands in the log.
+func (s *SQLite) notCopied(err error) {
+	s.opts.Log.Warn("copying the write-ahead log into the database", "error", err)
 }
 
 // makeRoom is for speed alone, so that a failure is only told.
@@ -637,6 +666,10 @@ func (s *SQLite) commit() error {
 // that what was shredded stands nowhere. A reader can be in the way; then it is
 // tried again after the next group.
 func (s *SQLite) empty() {
+	if s.copying != nil {
+		s.copying.mu.Lock() // it would be in the way
+		defer s.copying.mu.Unlock()
+	}
 	var busy, pages, copied int64
 	err := s.writer.query(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)", nil, func(scan func(...any) error) error {
 		return scan(&busy, &pages, &copied)
@@ -703,6 +736,10 @@ func (s *SQLite) release() error {
 	}
 	if s.made > 0 {
 		close(s.readers)
+	}
+	if s.copying != nil {
+		errs = append(errs, s.copying.close())
+		s.copying = nil // the log may still have to be emptied
 	}
 	if s.readDB != nil {
 		errs = append(errs, s.readDB.Close())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,6 +48,8 @@ type reader struct {
 	failed error
 	// broke says that it was the database's, and not ctx's end.
 	broke bool
+	// known, of a writer, is what it remembers.
+	known *known
 	// flush writes what a transaction keeps back.
 	flush func() error
 	wrote bool
@@ -221,6 +224,24 @@ func limitOf(n int) int64 {
 
 func (r *reader) page(p store.Page) int64 { return min(limitOf(p.Limit), store.MaxPage) }
 
+// mostRows bounds the rows of one insertion.
+const mostRows = 32
+
+// laterRows inserts rows with as few statements as there can be. head is the
+// statement up to VALUES.
+func (r *reader) laterRows(head string, rows [][]any) error {
+	for part := range slices.Chunk(rows, mostRows) {
+		var args []any
+		for _, row := range part {
+			args = append(args, row...)
+		}
+		if err := r.later(r.engine.texts().rows(head, len(part), len(part[0])), args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // union is a query with one arm for each of a list of keys. Each arm walks its
 // own index range in order and stops at the limit, so that the cost is that of
 // the rows returned times the arms, however many rows a key has.
@@ -235,7 +256,8 @@ type union struct {
 const maxArms = 64
 
 // texts keeps the texts of unions by their number of arms, which is a power of
-// two, so that they are few and can be prepared.
+// two, and of insertions by their number of rows, so that they are few and can be
+// prepared.
 type texts struct {
 	mu sync.Mutex
 	m  map[string]map[int]string
@@ -260,14 +282,40 @@ func (c *texts) of(u *union, arms int) string {
 		b.WriteString("SELECT * FROM (" + arm + ") AS a" + strconv.Itoa(i))
 	}
 	b.WriteString(u.tail)
+	return c.keep(u.name, arms, b.String())
+}
+
+// rows is the text of an insertion of n rows.
+func (c *texts) rows(head string, n, width int) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t, ok := c.m[head][n]; ok {
+		return t
+	}
+	var b strings.Builder
+	b.WriteString(head)
+	for i := range n {
+		b.WriteString([2]string{" (", ", ("}[min(i, 1)])
+		for k := range width {
+			if k > 0 {
+				b.WriteString(", ")
+			}
+			b.WriteString("$" + strconv.Itoa(i*width+k+1))
+		}
+		b.WriteString(")")
+	}
+	return c.keep(head, n, b.String())
+}
+
+func (c *texts) keep(name string, n int, text string) string {
 	if c.m == nil {
 		c.m = map[string]map[int]string{}
 	}
-	if c.m[u.name] == nil {
-		c.m[u.name] = map[int]string{}
+	if c.m[name] == nil {
+		c.m[name] = map[int]string{}
 	}
-	c.m[u.name][arms] = b.String()
-	return b.String()
+	c.m[name][n] = text
+	return text
 }
 
 // fan runs the union over keys, each of u.own values, in chunks. The chunks'

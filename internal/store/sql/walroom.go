@@ -14,10 +14,10 @@ import (
 // the last frame mean nothing to it, also at a start after a crash.
 
 // The first room is for some forty decisions; from there on it doubles up to
-// what the log has before a checkpoint, and is then used again and again.
+// what the log has before it begins anew, and is then used again and again.
 const (
 	walFirst = 4 << 20
-	walMost  = walHeader + walPages*(walFrame+pageSize)
+	walMost  = walHeader + walPages*5/4*(walFrame+pageSize)
 
 	walHeader, walFrame, pageSize = 32, 24, 4096
 )

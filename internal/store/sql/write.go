@@ -81,10 +81,12 @@ func (t *tx) PutEvent(e staunch.Event) (bool, error) {
 	if err != nil || !inserted {
 		return false, wrap(err, "putting event %s", e.ID)
 	}
+	var rows [][]any
 	for _, key := range keysOf(e.Actor) {
-		if err := t.later("INSERT INTO event_actors (ref, at, event) VALUES ($1, $2, $3)", key[0], int64(e.Time), e.ID); err != nil {
-			return false, fmt.Errorf("putting event %s: %w", e.ID, err)
-		}
+		rows = append(rows, []any{key[0], int64(e.Time), e.ID})
+	}
+	if err := t.laterRows("INSERT INTO event_actors (ref, at, event) VALUES", rows); err != nil {
+		return false, fmt.Errorf("putting event %s: %w", e.ID, err)
 	}
 	return true, nil
 }
@@ -110,17 +112,59 @@ func (t *tx) PutFact(f staunch.Fact) (bool, error) {
 	if err != nil || !inserted {
 		return false, wrap(err, "putting fact %s", f.ID)
 	}
-	for _, l := range f.Links() {
+	links := f.Links()
+	var rows [][]any
+	for _, l := range links {
 		if body, err = store.Encode(link(l)); err != nil {
 			return false, err
 		}
-		err := t.later("INSERT INTO links (fact, rel, from_ref, to_ref, since, body) VALUES ($1, $2, $3, $4, $5, $6)",
-			l.Fact, string(l.Rel), l.From.Key(), l.To.Key(), int64(l.Since), body)
-		if err != nil {
+		rows = append(rows, []any{l.Fact, string(l.Rel), l.From.Key(), l.To.Key(), int64(l.Since), body})
+		t.known.linkPut(l)
+	}
+	if err := t.laterRows("INSERT INTO links (fact, rel, from_ref, to_ref, since, body) VALUES", rows); err != nil {
+		return false, fmt.Errorf("putting the links of fact %s: %w", f.ID, err)
+	}
+	for _, l := range links {
+		if err := t.raise(l); err != nil {
 			return false, fmt.Errorf("putting a link of fact %s: %w", f.ID, err)
 		}
 	}
 	return true, nil
+}
+
+// raise has the signals that accuse one end of a new link found under the other.
+func (t *tx) raise(l staunch.Link) error {
+	if !store.Rises(l) {
+		return nil
+	}
+	if err := t.raiseTo(l.From, l.To); err != nil || l.Rel != staunch.RelSame {
+		return err
+	}
+	return t.raiseTo(l.To, l.From)
+}
+
+func (t *tx) raiseTo(lower, upper staunch.Ref) error {
+	var id string
+	found, err := t.optional("a signal within a ref", "SELECT id FROM signals_within WHERE within = $1 LIMIT 1", []any{lower.Key()}, &id)
+	if err != nil || !found {
+		return err
+	}
+	above, err := store.Above(t, upper)
+	if err != nil {
+		return err
+	}
+	for _, u := range above {
+		if u == lower {
+			continue
+		}
+		err := t.later(`INSERT INTO signals_within (within, at, id)
+			SELECT $1, at, id FROM (SELECT at, id FROM signals_within WHERE within = $2 ORDER BY at DESC, id DESC LIMIT $3) AS newest
+			WHERE 1 = 1 ON CONFLICT DO NOTHING`, u.Key(), lower.Key(), int64(store.MostRisen))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *tx) PutIdentity(i staunch.Identity) error {
@@ -144,6 +188,7 @@ func (t *tx) PutIdentity(i staunch.Identity) error {
 	if err != nil {
 		return err
 	}
+	t.known.of.clear()
 	err = t.later("INSERT INTO identities (name, body) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET body = excluded.body", i.Name, body)
 	if err == nil {
 		err = t.later("DELETE FROM identity_accounts WHERE identity = $1", i.Name)
@@ -157,6 +202,7 @@ func (t *tx) PutIdentity(i staunch.Identity) error {
 }
 
 func (t *tx) DeleteIdentity(name string) error {
+	t.known.of.clear()
 	err := t.later("DELETE FROM identity_accounts WHERE identity = $1", name)
 	if err == nil {
 		err = t.later("DELETE FROM identities WHERE name = $1", name)
@@ -175,7 +221,19 @@ func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 	}
 	inserted, err := t.put("INSERT INTO signals (id, accused, at, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING",
 		s.ID, s.Accused.Key(), int64(s.Time), body)
-	return inserted, wrap(err, "putting signal %s", s.ID)
+	if err != nil || !inserted {
+		return false, wrap(err, "putting signal %s", s.ID)
+	}
+	above, err := store.Above(t, s.Accused)
+	if err != nil {
+		return false, wrap(err, "putting signal %s", s.ID)
+	}
+	rows := make([][]any, len(above))
+	for i, u := range above {
+		rows[i] = []any{u.Key(), int64(s.Time), s.ID}
+	}
+	err = t.laterRows("INSERT INTO signals_within (within, at, id) VALUES", rows)
+	return err == nil, wrap(err, "putting signal %s", s.ID)
 }
 
 func (t *tx) PutDecision(d staunch.Decision) (bool, error) {
@@ -400,6 +458,7 @@ func (t *tx) DeleteTimer(id string) error {
 }
 
 func (t *tx) PutCursor(name, value string) error {
+	t.known.cursors.drop(name)
 	err := t.later("INSERT INTO cursors (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
 		name, []byte(value))
 	return wrap(err, "putting cursor %s", name)

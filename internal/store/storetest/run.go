@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
+	"strconv"
 	"testing"
 	"time"
 
@@ -158,7 +160,7 @@ func testNothing(t *testing.T, h Harness) {
 			"LinksTo":              func() (any, error) { return r.LinksTo(refs, rels, 10) },
 			"LinksTo by no rel":    func() (any, error) { return r.LinksTo(refs, nil, 10) },
 			"Identities":           func() (any, error) { return r.Identities(store.Page{}) },
-			"SignalsAccusing":      func() (any, error) { return r.SignalsAccusing(refs, 0, 10) },
+			"SignalsWithin":        func() (any, error) { return r.SignalsWithin(refs, 0, 10) },
 			"Signals":              func() (any, error) { return r.Signals(store.Page{}) },
 			"Decisions":            func() (any, error) { return r.Decisions(store.Page{}) },
 			"OpenContainments":     func() (any, error) { return r.OpenContainments(refs) },
@@ -348,10 +350,10 @@ func testSignals(t *testing.T, h Harness) {
 	inBoth(t, h.Store, func(t *testing.T, r store.Reader) {
 		both := []staunch.Ref{a, b}
 		same(t, "signal", must(r.Signal(tied.ID))(t), tied)
-		same(t, "accusing", must(r.SignalsAccusing(both, 0, 10))(t), ascending)
-		same(t, "since is included", must(r.SignalsAccusing(both, 200, 10))(t), ascending[2:])
-		same(t, "the newest kept, in order", must(r.SignalsAccusing(both, 0, 3))(t), ascending[4:])
-		same(t, "of one", must(r.SignalsAccusing([]staunch.Ref{b}, 0, 10))(t), []staunch.Signal{all[1], all[3], all[5]})
+		same(t, "accusing", must(r.SignalsWithin(both, 0, 10))(t), ascending)
+		same(t, "since is included", must(r.SignalsWithin(both, 200, 10))(t), ascending[2:])
+		same(t, "the newest kept, in order", must(r.SignalsWithin(both, 0, 3))(t), ascending[4:])
+		same(t, "of one", must(r.SignalsWithin([]staunch.Ref{b}, 0, 10))(t), []staunch.Signal{all[1], all[3], all[5]})
 		var paged []staunch.Signal
 		p := store.Page{Limit: 3}
 		for {
@@ -367,6 +369,7 @@ func testSignals(t *testing.T, h Harness) {
 		}
 		same(t, "paged", len(paged), len(all))
 	})
+	testWithin(t, h)
 	// Bounds of a page.
 	update(t, h.Store, func(tx store.Tx) error {
 		for i := range store.MaxPage + 10 {
@@ -379,10 +382,98 @@ func testSignals(t *testing.T, h Harness) {
 	view(t, h.Store, func(r store.Reader) error {
 		same(t, "default page", len(must(r.Signals(store.Page{}))(t)), store.DefaultPage)
 		same(t, "largest page", len(must(r.Signals(store.Page{Limit: 5 * store.MaxPage}))(t)), store.MaxPage)
-		same(t, "as many as asked for", len(must(r.SignalsAccusing([]staunch.Ref{Ref(7)}, 0, store.MaxPage+5))(t)), store.MaxPage+5)
+		same(t, "as many as asked for", len(must(r.SignalsWithin([]staunch.Ref{Ref(7)}, 0, store.MaxPage+5))(t)), store.MaxPage+5)
 		return nil
 	})
 }
+
+// testWithin puts signals and links in a random order and asks, of everything,
+// which signals are within, beside a walk over all that was put.
+func testWithin(t *testing.T, h Harness) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	kinds := []staunch.Kind{staunch.KindSession, staunch.KindCredential, staunch.KindAccount, staunch.KindIdentity, staunch.KindResource}
+	var refs []staunch.Ref
+	for i := range 15 {
+		ref := staunch.Ref{Kind: kinds[i%len(kinds)], Realm: "within", Scheme: "n", Value: strconv.Itoa(i)}
+		if ref.Kind == staunch.KindIdentity {
+			ref = staunch.IdentityRef("within " + ref.Value)
+		}
+		refs = append(refs, ref)
+	}
+	var links []staunch.Link
+	var signals []staunch.Signal
+	for n := range 120 {
+		ref, other := refs[rng.IntN(len(refs))], refs[rng.IntN(len(refs))]
+		undone := rng.IntN(4) == 0
+		accusation := Signal(ref, 5000+n, staunch.Time(1000+n))
+		fact := Fact(ref, other, 5000+n, staunch.Time(n))
+		if n%6 == 4 {
+			fact.Type = staunch.FactSameAs
+		}
+		fact.ID = staunch.FactID(fact)
+		accuses := n%3 == 0
+		if !accuses && ref == other {
+			continue
+		}
+		err := h.Store.Update(t.Context(), func(tx store.Tx) (err error) {
+			if accuses {
+				_, err = tx.PutSignal(accusation)
+			} else {
+				_, err = tx.PutFact(fact)
+			}
+			// What a store remembers of this has to go with it.
+			_, aerr := tx.SignalsWithin(refs, 0, 1000)
+			if undone {
+				err = errors.Join(err, errUndone)
+			}
+			return errors.Join(err, aerr)
+		})
+		switch {
+		case undone && errors.Is(err, errUndone):
+		case err != nil:
+			t.Fatal(err)
+		case accuses:
+			signals = append(signals, accusation)
+		default:
+			links = append(links, fact.Links()...)
+		}
+		if n%10 != 9 {
+			continue
+		}
+		inBoth(t, h.Store, func(t *testing.T, r store.Reader) {
+			for _, top := range refs {
+				in := map[staunch.Ref]bool{top: true}
+				for before := 0; before != len(in); {
+					before = len(in)
+					for _, l := range links {
+						if !store.Rises(l) {
+							continue
+						}
+						if in[l.To] {
+							in[l.From] = true
+						}
+						if l.Rel == staunch.RelSame && in[l.From] {
+							in[l.To] = true
+						}
+					}
+				}
+				var want []string
+				for _, s := range signals {
+					if in[s.Accused] {
+						want = append(want, s.ID)
+					}
+				}
+				var got []string
+				for _, s := range must(r.SignalsWithin([]staunch.Ref{top}, 0, 1000))(t) {
+					got = append(got, s.ID)
+				}
+				same(t, fmt.Sprintf("after %d, signals within %s", n, top), got, want)
+			}
+		})
+	}
+}
+
+var errUndone = errors.New("undone")
 
 func testDecisions(t *testing.T, h Harness) {
 	mk := func(n int) staunch.Decision {

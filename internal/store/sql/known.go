@@ -1,0 +1,177 @@
+package sqlstore
+
+import (
+	"errors"
+
+	"github.com/staunch-project/staunch"
+)
+
+// recent is a map that forgets what was not asked for lately: half of what it
+// has at a time.
+type recent[K comparable, V any] struct {
+	most       int // of each half
+	young, old map[K]V
+}
+
+func (m *recent[K, V]) get(k K) (V, bool) {
+	v, ok := m.young[k]
+	if ok {
+		return v, true
+	}
+	if v, ok = m.old[k]; ok {
+		m.put(k, v)
+	}
+	return v, ok
+}
+
+func (m *recent[K, V]) put(k K, v V) {
+	if m.young == nil || len(m.young) >= m.most {
+		m.old, m.young = m.young, make(map[K]V)
+	}
+	m.young[k] = v
+}
+
+func (m *recent[K, V]) drop(k K) {
+	delete(m.young, k)
+	delete(m.old, k)
+}
+
+func (m *recent[K, V]) clear() { m.young, m.old = nil, nil }
+
+// known is what a writer remembers of rows that it has read or written. It is
+// right as long as nobody else writes: for one transaction on PostgreSQL, where
+// the isolation sees to it, and on SQLite from one to the next, until one is
+// rolled back, since it also has what was not committed.
+type known struct {
+	links   recent[linkKey, []staunch.Link]
+	of      recent[staunch.Ref, identityOf]
+	cursors recent[string, cursor]
+	// signals never change; nil where a second look would be a round trip.
+	signals *recent[string, staunch.Signal]
+}
+
+// linkKey stands for the links of a relation at one end.
+type linkKey struct {
+	ref staunch.Ref
+	rel staunch.Rel
+	end linkEnd
+}
+
+type linkEnd bool
+
+const (
+	endFrom linkEnd = false
+	endTo   linkEnd = true
+)
+
+// identityOf is the declared identity of an account, or that there is none.
+type identityOf struct {
+	identity staunch.Identity
+	err      error
+}
+
+// cursor is a cursor's value, or that there is none.
+type cursor struct {
+	value string
+	err   error
+}
+
+// Bounds of what is remembered. Links of refs that have more are asked for each
+// time.
+const (
+	mostLinks   = 16_384
+	mostOf      = 16_384
+	mostCursors = 16_384
+	mostSignals = 8_192
+	linksOfOne  = 64
+)
+
+func newKnown() *known {
+	return &known{
+		links:   recent[linkKey, []staunch.Link]{most: mostLinks},
+		of:      recent[staunch.Ref, identityOf]{most: mostOf},
+		cursors: recent[string, cursor]{most: mostCursors},
+	}
+}
+
+// forget is for when something was rolled back.
+func (k *known) forget() {
+	k.links.clear()
+	k.of.clear()
+	k.cursors.clear()
+	if k.signals != nil {
+		k.signals.clear()
+	}
+}
+
+func (k *known) linkPut(l staunch.Link) {
+	k.links.drop(linkKey{l.From, l.Rel, endFrom})
+	k.links.drop(linkKey{l.To, l.Rel, endTo})
+}
+
+// remembering answers from memory what it can, and asks for the rest.
+func (r *reader) remembering(end linkEnd, u *union, refs []staunch.Ref, rels []staunch.Rel, limit int64) ([]link, error) {
+	var out []link
+	var missing []linkKey
+	var keys [][]any
+	seen := make(map[linkKey]bool, len(refs)*len(rels))
+	for _, ref := range refs {
+		key := ""
+		for _, rel := range rels {
+			k := linkKey{ref, rel, end}
+			if seen[k] || ref.IsZero() {
+				continue
+			}
+			seen[k] = true
+			if links, ok := r.known.links.get(k); ok {
+				for _, l := range links {
+					out = append(out, link(l))
+				}
+				continue
+			}
+			if key == "" {
+				key = ref.Key()
+			}
+			missing = append(missing, k)
+			keys = append(keys, []any{key, string(rel)})
+		}
+	}
+	if len(missing) == 0 {
+		return out, r.failed
+	}
+	rows, err := fanned(r, u, keys, []any{limit}, int(limit), compareLinks)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(rows)) < limit { // otherwise there may be more
+		each := make(map[linkKey][]staunch.Link, len(missing))
+		for _, l := range rows {
+			k := linkKey{l.From, l.Rel, end}
+			if end == endTo {
+				k.ref = l.To
+			}
+			each[k] = append(each[k], staunch.Link(l))
+		}
+		for _, k := range missing {
+			if len(each[k]) <= linksOfOne {
+				r.known.links.put(k, each[k])
+			}
+		}
+	}
+	return append(out, rows...), nil
+}
+
+// isIdentityOf is IdentityOf, remembered.
+func (r *reader) isIdentityOf(ref staunch.Ref, ask func(staunch.Ref) (staunch.Identity, error)) (staunch.Identity, error) {
+	if r.failed != nil {
+		return staunch.Identity{}, r.failed
+	}
+	if a, ok := r.known.of.get(ref); ok {
+		return a.identity, a.err
+	}
+	id, err := ask(ref)
+	if err == nil || r.failed == nil && errors.Is(err, staunch.ErrNotFound) {
+		r.known.of.put(ref, identityOf{id, err})
+	}
+	return id, err
+}
