@@ -105,6 +105,13 @@ type Namer interface {
 	Same() map[staunch.Kind][]string
 }
 
+// Screener is a format that can say more cheaply than by Keys whether a record
+// states a fact: most records state none, match nothing and concern nobody.
+type Screener interface {
+	// Screen returns the error that Keys would, and the Facts of its answer.
+	Screen(doc *jsondoc.Doc, env Env) (facts bool, err error)
+}
+
 // Finder is a format whose records may be findings of an outside detector.
 type Finder interface {
 	// Finds reports cheaply whether Map would return findings for the record.

@@ -240,6 +240,12 @@ func (c *Checker) once(t testing.TB, doc *jsondoc.Doc, raw []byte) want {
 	t.Helper()
 	w := want{Logsource: c.f.Logsource(doc)}
 	k, err := c.f.Keys(doc, Env)
+	if s, ok := c.f.(format.Screener); ok {
+		facts, serr := s.Screen(doc, Env)
+		if fmt.Sprint(serr) != fmt.Sprint(err) || err == nil && facts != k.Facts {
+			t.Errorf("Screen says %v, %v, and Keys %v, %v", facts, serr, k.Facts, err)
+		}
+	}
 	if err != nil {
 		problem(t, err)
 		return want{Error: err.Error()}

@@ -36,12 +36,32 @@ func (r *run) put(what uint8, b []byte) {
 
 // Keys extracts the record's keys.
 func (f *Format) Keys(doc *jsondoc.Doc, env format.Env) (staunch.Keys, error) {
-	if k := doc.Root().Kind(); k != jsondoc.Object {
-		return staunch.Keys{}, &staunch.Problem{Place: "record", Reason: "is " + article(k) + ", not an object"}
+	if err := isObject(doc); err != nil {
+		return staunch.Keys{}, err
 	}
 	r := f.begin(doc, env)
 	defer f.end(r)
 	return r.makeKeys()
+}
+
+// Screen says whether the record states a fact, and Keys' error.
+func (f *Format) Screen(doc *jsondoc.Doc, env format.Env) (facts bool, err error) {
+	if err := isObject(doc); err != nil {
+		return false, err
+	}
+	r := f.begin(doc, env)
+	defer f.end(r)
+	if _, err := r.eventTime(); err != nil {
+		return false, err
+	}
+	return r.statesFact(), nil
+}
+
+func isObject(doc *jsondoc.Doc) error {
+	if k := doc.Root().Kind(); k != jsondoc.Object {
+		return &staunch.Problem{Place: "record", Reason: "is " + article(k) + ", not an object"}
+	}
+	return nil
 }
 
 func (r *run) makeKeys() (staunch.Keys, error) {

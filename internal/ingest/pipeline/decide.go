@@ -106,14 +106,14 @@ func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch
 
 // candidates judges the accused ref and everything that it belongs to: what is
 // too little against one session may be enough against its account.
-func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, now staunch.Time) ([]judged, error) {
+func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, now staunch.Time) ([]*judged, error) {
 	first, err := p.judge(tx, known, b, accused, now)
 	if err != nil || first == nil {
 		return nil, err
 	}
-	out := []judged{*first}
+	out := []*judged{first}
 	for _, up := range first.res.Up {
-		if slices.ContainsFunc(out, func(j judged) bool { return slices.Contains(j.res.Names, up) }) {
+		if slices.ContainsFunc(out, func(j *judged) bool { return slices.Contains(j.res.Names, up) }) {
 			continue // another name of one that was judged
 		}
 		j, err := p.judge(tx, known, b, up, now)
@@ -121,7 +121,7 @@ func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused sta
 			return nil, err
 		}
 		if j != nil {
-			out = append(out, *j)
+			out = append(out, j)
 		}
 	}
 	return out, nil
@@ -248,7 +248,7 @@ func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staun
 }
 
 // decision puts a judgement into the form that is stored.
-func decision(b *Bundle, j judged, now staunch.Time) (staunch.Decision, error) {
+func decision(b *Bundle, j *judged, now staunch.Time) (staunch.Decision, error) {
 	inputs, err := json.Marshal(j.input)
 	if err != nil {
 		return staunch.Decision{}, fmt.Errorf("encoding a decision's inputs: %w", err)
@@ -267,7 +267,7 @@ func decision(b *Bundle, j judged, now staunch.Time) (staunch.Decision, error) {
 }
 
 // act passes a decision by the guardrails and opens or raises the case.
-func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, now staunch.Time) (*staunch.Containment, error) {
+func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j *judged, now staunch.Time) (*staunch.Containment, error) {
 	if d.Verdict != staunch.VerdictContain && d.Verdict != staunch.VerdictApproval {
 		return nil, nil
 	}

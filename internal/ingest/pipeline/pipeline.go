@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/staunch-project/staunch"
@@ -96,7 +96,7 @@ type Pipeline struct {
 	rails   atomic.Pointer[decide.Guardrails]
 	watch   *watch
 	places  chan struct{}
-	scratch sync.Pool
+	scratch chan *Scratch
 	stats   Stats
 	waits   waits
 	// memory counts windows; nil where other nodes write to them too.
@@ -130,7 +130,9 @@ func New(opt Options, b *Bundle) (*Pipeline, error) {
 	if x, ok := opt.Store.(interface{ Exclusive() bool }); ok && x.Exclusive() {
 		p.memory = correlate.NewMemory(0)
 	}
-	p.scratch.New = func() any { return new(Scratch) }
+	// Not a sync.Pool: which rules are for a log source is part of it, and takes
+	// longer to find than a batch does.
+	p.scratch = make(chan *Scratch, 2*runtime.GOMAXPROCS(0))
 	p.bundle.Store(b)
 	p.rails.Store(opt.Guardrails)
 	return p, nil
@@ -147,6 +149,22 @@ func (p *Pipeline) Bundle() *Bundle { return p.bundle.Load() }
 
 // Stats returns the counters.
 func (p *Pipeline) Stats() *Stats { return &p.stats }
+
+func (p *Pipeline) getScratch() *Scratch {
+	select {
+	case sc := <-p.scratch:
+		return sc
+	default:
+		return new(Scratch)
+	}
+}
+
+func (p *Pipeline) putScratch(sc *Scratch) {
+	select {
+	case p.scratch <- sc:
+	default:
+	}
+}
 
 // Rejection is a record that could not be taken.
 type Rejection struct {
@@ -208,8 +226,8 @@ func (p *Pipeline) Ingest(ctx context.Context, src *Source, body io.Reader, enco
 		return rep, err
 	}
 	b := p.Bundle()
-	sc := p.scratch.Get().(*Scratch)
-	defer p.scratch.Put(sc)
+	sc := p.getScratch()
+	defer p.putScratch(sc)
 	var items []*item
 	for {
 		rec, err := rd.Next()
@@ -265,8 +283,8 @@ func (p *Pipeline) Lines(ctx context.Context, src *Source, lines []byte, first i
 		return err
 	}
 	b := p.Bundle()
-	sc := p.scratch.Get().(*Scratch)
-	defer p.scratch.Put(sc)
+	sc := p.getScratch()
+	defer p.putScratch(sc)
 	now := staunch.TimeOf(p.opt.Clock.Now())
 	var items []*item
 	var parked []store.Parked

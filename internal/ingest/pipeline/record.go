@@ -78,14 +78,23 @@ type Scratch struct {
 // nil where the record causes nothing.
 func (p *Pipeline) examine(b *Bundle, src *Source, number int, doc *jsondoc.Doc, received staunch.Time, sc *Scratch) (*item, error) {
 	env := format.Env{Source: src.Name, Realm: src.Realm, Received: received}
-	keys, err := src.Format.Keys(doc, env)
-	if err != nil {
-		return nil, err
-	}
 	ls := src.Format.Logsource(doc)
 	routed := sigma.Logsource{Product: ls.Product, Category: ls.Category, Service: ls.Service, All: ls.All}
 	sc.matched = b.Rules.Match(doc, routed, &sc.sigma, sc.matched[:0])
 	b.Rules.Observe(doc)
+	finder, findings := src.Format.(format.Finder)
+	findings = findings && finder.Finds(doc)
+	if len(sc.matched) == 0 && !findings && !b.Rules.NeedsMapped(routed) && p.watch.empty() {
+		if s, ok := src.Format.(format.Screener); ok {
+			if facts, err := s.Screen(doc, env); err != nil || !facts {
+				return nil, err
+			}
+		}
+	}
+	keys, err := src.Format.Keys(doc, env)
+	if err != nil {
+		return nil, err
+	}
 	var mapped *format.Mapped
 	if b.Rules.NeedsMapped(routed) {
 		if mapped, err = matchMapped(b, src, doc, keys, env, routed, sc); err != nil {
@@ -93,8 +102,6 @@ func (p *Pipeline) examine(b *Bundle, src *Source, number int, doc *jsondoc.Doc,
 		}
 	}
 	concerns := p.watch.concerns(keys.Actor)
-	finder, findings := src.Format.(format.Finder)
-	findings = findings && finder.Finds(doc)
 	if len(sc.matched) == 0 && !keys.Facts && !concerns && !findings {
 		return nil, nil
 	}

@@ -44,6 +44,13 @@ func (w *watch) concerns(refs []staunch.Ref) bool {
 	return false
 }
 
+// empty reports whether no case is open.
+func (w *watch) empty() bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return len(w.refs) == 0
+}
+
 func (w *watch) cases(refs ...staunch.Ref) []string {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
