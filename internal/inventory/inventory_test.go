@@ -239,24 +239,24 @@ func TestWithin(t *testing.T) {
 	if err := m.PutIdentity(staunch.Identity{V: 1, Name: "app", Accounts: []staunch.Ref{acct("a"), acct("b")}}); err != nil {
 		t.Fatal(err)
 	}
-	got, cut, err := New(Limits{}).Within(m, staunch.IdentityRef("app"), 30, 0)
+	got, cut, err := New(Limits{}).within(m, []staunch.Ref{staunch.IdentityRef("app")}, 30, 100)
 	if err != nil || cut {
 		t.Fatal(cut, err)
 	}
 	want := []Member{
 		{Ref: staunch.IdentityRef("app"), Entity: staunch.IdentityRef("app")},
-		{Ref: acct("a"), Hops: 1, Via: staunch.RelOf, Entity: acct("a")},
-		{Ref: acct("b"), Hops: 1, Via: staunch.RelOf, Entity: acct("b")},
-		{Ref: cred("k"), Hops: 2, Via: staunch.RelOf, Entity: cred("k")},
-		{Ref: sess("direct"), Hops: 2, Via: staunch.RelOf, Entity: sess("direct")},
-		{Ref: sess("s1"), Hops: 3, Via: staunch.RelOf, Entity: sess("s1")},
-		{Ref: sess("s2"), Hops: 3, Via: staunch.RelOf, Entity: sess("s2")},
-		{Ref: sess("s2-alias"), Hops: 3, Via: staunch.RelSame, Entity: sess("s2")},
+		{Ref: acct("a"), Hops: 1, Entity: acct("a")},
+		{Ref: acct("b"), Hops: 1, Entity: acct("b")},
+		{Ref: cred("k"), Hops: 2, Entity: cred("k")},
+		{Ref: sess("direct"), Hops: 2, Entity: sess("direct")},
+		{Ref: sess("s1"), Hops: 3, Entity: sess("s1")},
+		{Ref: sess("s2"), Hops: 3, Entity: sess("s2")},
+		{Ref: sess("s2-alias"), Hops: 3, Entity: sess("s2")},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
-	got, cut, err = New(Limits{}).Within(m, staunch.IdentityRef("app"), 30, 3)
+	got, cut, err = New(Limits{}).within(m, []staunch.Ref{staunch.IdentityRef("app")}, 30, 3)
 	if err != nil || !cut || len(got) != 3 {
 		t.Errorf("limit 3 gives %v, truncated %v, %v", got, cut, err)
 	}
@@ -343,6 +343,45 @@ func estate() *rapid.Generator[[]staunch.Fact] {
 	})
 }
 
+// everybody is all that an estate has.
+var everybody = func() (refs []staunch.Ref) {
+	for n := range 5 {
+		v := fmt.Sprint(n)
+		refs = append(refs, sess(v), cred(v), acct(v))
+	}
+	return refs
+}()
+
+// Looking upwards from each finds what looking downwards finds.
+func TestBelow(t *testing.T) {
+	inv := New(Limits{})
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMemory(estate().Draw(t, "estate")...)
+		if err := m.PutIdentity(staunch.Identity{V: 1, Name: "app", Accounts: []staunch.Ref{acct("0"), acct("3")}}); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range append(slices.Clone(everybody), staunch.IdentityRef("app")) {
+			down, cut, err := inv.within(m, []staunch.Ref{r}, 0, 1000)
+			if err != nil || cut {
+				t.Fatal(cut, err)
+			}
+			want := map[staunch.Ref]Member{}
+			for _, d := range down {
+				if slices.Contains(everybody, d.Ref) {
+					want[d.Ref] = d
+				}
+			}
+			got, err := inv.Below(m, r, everybody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !maps.Equal(got, want) {
+				t.Fatalf("below %s are\n%v\nwant\n%v", r, got, want)
+			}
+		}
+	})
+}
+
 // Invariant I13, for the inventory's part: the answers do not depend on the
 // order or number of times in which facts are learned.
 func TestFactsInAnyOrder(t *testing.T) {
@@ -368,7 +407,7 @@ func TestFactsInAnyOrder(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				in, _, err := inv.Within(m, r, asOf, 0)
+				in, err := inv.Below(m, r, everybody)
 				if err != nil {
 					t.Fatal(err)
 				}

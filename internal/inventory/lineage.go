@@ -17,33 +17,15 @@ type Member struct {
 	// Hops is how many memberships lie between it and the subject; 0 for the
 	// subject's own names.
 	Hops int `json:"hops"`
-	// Via is how it was found: RelOf, or RelSame for another name.
-	Via staunch.Rel `json:"via,omitempty"`
 	// Entity is the first of its names, the same for all names of one entity, so
 	// that entities can be counted.
 	Entity staunch.Ref `json:"entity"`
 }
 
-// Within returns what belongs to ref, ref and its other names first with no
-// hops, the rest by hops and then by ref: the roll-up of suspicion reads the
-// signals that accuse any of them. A membership counts once it has begun by
-// asOf (0: at any time), also after it ended, since a session that is over was
-// nevertheless the credential's. It returns at most limit members (0: the
-// default) and says when there were more.
-func (i *Inventory) Within(r Reader, ref staunch.Ref, asOf staunch.Time, limit int) ([]Member, bool, error) {
-	if limit <= 0 {
-		limit = i.limits.Refs
-	}
-	out, cut, err := i.within(r, []staunch.Ref{ref}, asOf, limit)
-	if err != nil {
-		return nil, false, fmt.Errorf("finding what belongs to %s: %w", ref, err)
-	}
-	return out, cut, nil
-}
-
-// Below says where each of refs lies below ref; what does not belong to it, now
-// or ever, is not in the answer. Each is followed upwards, so that the cost is
-// theirs and not that of all that ref has. Via is not set.
+// Below says where each of refs lies below ref: the roll-up of suspicion weighs
+// signals by it. What does not belong to it is not in the answer; what once did is,
+// since a session that is over was nevertheless the credential's. Each is followed
+// upwards, so that the cost is theirs and not that of all that ref has.
 func (i *Inventory) Below(r Reader, ref staunch.Ref, refs []staunch.Ref) (map[staunch.Ref]Member, error) {
 	out, err := i.below(r, ref, refs)
 	if err != nil {
@@ -126,13 +108,17 @@ func (i *Inventory) below(r Reader, ref staunch.Ref, refs []staunch.Ref) (map[st
 	return out, nil
 }
 
+// within returns what belongs to the roots, they and their other names first with
+// no hops, the rest by hops and then by ref. A membership counts once it has begun
+// by asOf (0: at any time), also after it ended. It returns at most limit members
+// and says when there were more.
 func (i *Inventory) within(r Reader, roots []staunch.Ref, asOf staunch.Time, limit int) ([]Member, bool, error) {
 	seen := make(map[staunch.Ref]bool)
 	var out []Member
 	cut := false
 	// level takes newly found refs with their other names and returns those that
 	// fitted.
-	level := func(found []staunch.Ref, hops int, via staunch.Rel) ([]staunch.Ref, error) {
+	level := func(found []staunch.Ref, hops int) ([]staunch.Ref, error) {
 		fresh := make(map[staunch.Ref]bool, len(found))
 		var ask []staunch.Ref
 		slices.SortFunc(found, compareRef)
@@ -158,16 +144,12 @@ func (i *Inventory) within(r Reader, roots []staunch.Ref, asOf staunch.Time, lim
 				continue
 			}
 			seen[n] = true
-			v := via
-			if !fresh[n] {
-				v = staunch.RelSame
-			}
-			out = append(out, Member{Ref: n, Hops: hops, Via: v, Entity: g.of[n]})
+			out = append(out, Member{Ref: n, Hops: hops, Entity: g.of[n]})
 			next = append(next, n)
 		}
 		return next, nil
 	}
-	frontier, err := level(slices.Clone(roots), 0, "")
+	frontier, err := level(slices.Clone(roots), 0)
 	if err != nil {
 		return nil, false, err
 	}
@@ -199,7 +181,7 @@ func (i *Inventory) within(r Reader, roots []staunch.Ref, asOf staunch.Time, lim
 				return nil, false, fmt.Errorf("reading identity %q: %w", f.Value, err)
 			}
 		}
-		if frontier, err = level(found, hops, staunch.RelOf); err != nil {
+		if frontier, err = level(found, hops); err != nil {
 			return nil, false, err
 		}
 	}

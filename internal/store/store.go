@@ -53,8 +53,6 @@ type Reader interface {
 	// EventsNaming returns the newest events whose actor has one of the refs.
 	EventsNaming(refs []staunch.Ref, limit int) ([]staunch.Event, error)
 	Fact(id string) (staunch.Fact, error)
-	// FactsAbout returns facts whose subject is one of the refs, by event time.
-	FactsAbout(refs []staunch.Ref, limit int) ([]staunch.Fact, error)
 	// LinksFrom returns the links of one of the relations that start at one of
 	// the refs; LinksTo those that end there. Both are ordered by (since, fact)
 	// and return at most limit.

@@ -100,6 +100,7 @@ func TestLoad(t *testing.T) {
 	must(t, err)
 	n := newNode(t, bin, dir, "")
 	forms, matches := templates(t, *ruleN)
+	syscall.Sync() // the binary and the rules, or they are written out in between
 	n.start(t)
 
 	every := time.Duration(float64(*size) / float64(*rate) * float64(time.Second))

@@ -261,28 +261,6 @@ func (r *reader) Fact(id string) (staunch.Fact, error) {
 	return one[staunch.Fact](r, "fact "+id, "fact", id)
 }
 
-func (r *reader) FactsAbout(refs []staunch.Ref, limit int) ([]staunch.Fact, error) {
-	var found []string
-	for _, ref := range keys(refs) {
-		if err := r.scan(key("fact of", ref), "", func(rest string, _ []byte) bool {
-			found = append(found, rest)
-			return true
-		}); err != nil {
-			return nil, err
-		}
-	}
-	slices.Sort(found)
-	out := []staunch.Fact{}
-	for _, f := range found[:min(limitOf(limit), len(found))] {
-		v, err := r.Fact(last(f))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, v)
-	}
-	return out, nil
-}
-
 func (r *reader) links(table string, refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
 	out := []staunch.Link{}
 	rels = slices.Compact(slices.Sorted(slices.Values(rels)))

@@ -119,7 +119,7 @@ func (t *tx) PutEvent(e staunch.Event) (bool, error) {
 func (t *tx) PutFact(f staunch.Fact) (bool, error) {
 	version(&f.V)
 	return t.first("fact", "fact", f.ID, f, func() error {
-		err := t.set(nil, "fact of", f.Subject.Key(), at(f.Time), f.ID)
+		var err error
 		for _, l := range f.Links() {
 			err = errors.Join(err,
 				t.put(l, "link from", l.From.Key(), string(l.Rel), at(l.Since), l.Fact),

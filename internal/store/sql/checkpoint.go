@@ -17,8 +17,9 @@ import (
 // the writer goes on adding to it meanwhile, so the writer copies the rest.
 
 const (
-	// copyPages is how many pages wait before they are copied.
-	copyPages = walPages / 2
+	// copyPages is how many pages wait before they are copied. Few, because a commit
+	// waits while the disk is made to keep them.
+	copyPages = walPages / 8
 	// restPages is how many of them the writer copies itself.
 	restPages = walPages / 16
 	// lastPages is how many the log has before the writer copies all that there

@@ -60,27 +60,12 @@ func (r *reader) Fact(id string) (staunch.Fact, error) {
 	return get[staunch.Fact](r, "fact "+id, "SELECT body FROM facts WHERE id = $1", id)
 }
 
-var factsAbout = &union{
-	name: "facts about refs", shared: 1, own: 1,
-	head: "SELECT f.body FROM (SELECT at, id FROM (",
-	arm:  "SELECT at, id FROM facts WHERE subject = @1 ORDER BY at, id LIMIT $1",
-	tail: ") AS u ORDER BY at, id LIMIT $1) AS x JOIN facts f ON f.id = x.id",
-}
-
-// FactsAbout returns the oldest first.
-func (r *reader) FactsAbout(refs []staunch.Ref, limit int) ([]staunch.Fact, error) {
-	n := limitOf(limit)
-	return fanned(r, factsAbout, keysOf(refs), []any{n}, int(n), func(a, b staunch.Fact) int {
-		return cmp.Or(cmp.Compare(a.Time, b.Time), cmp.Compare(a.ID, b.ID))
-	})
-}
-
 func linksUnion(name, column string) *union {
 	return &union{
 		name: name, shared: 1, own: 2,
-		head: "SELECT l.body FROM (SELECT since, fact, rel FROM (",
-		arm:  "SELECT since, fact, rel FROM links WHERE " + column + " = @1 AND rel = @2 ORDER BY since, fact LIMIT $1",
-		tail: ") AS u ORDER BY since, fact, rel LIMIT $1) AS x JOIN links l ON l.fact = x.fact AND l.rel = x.rel",
+		head: "SELECT body FROM (",
+		arm:  "SELECT since, fact, rel, body FROM links WHERE " + column + " = @1 AND rel = @2 ORDER BY since, fact LIMIT $1",
+		tail: ") AS u ORDER BY since, fact, rel LIMIT $1",
 	}
 }
 

@@ -135,14 +135,14 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	if err = f.Close(); err != nil {
 		return nil, err
 	}
-	common := []string{"foreign_keys(1)", "cache_size(-16000)", "temp_store(2)"}
+	common := []string{"foreign_keys(1)", "temp_store(2)"}
 	synchronous, copyAfter := "synchronous(FULL)", 0 // see checkpoints
 	if opts.Ephemeral {
 		synchronous, copyAfter = "synchronous(OFF)", walPages
 	}
 	// Nobody else writes; the only thing the writer could wait for is a reader
 	// in the way of emptying the log, and then everybody would wait.
-	s.writeDB, err = openLite(path, append(common, "busy_timeout(0)", "journal_mode(WAL)", synchronous, "secure_delete(1)",
+	s.writeDB, err = openLite(path, append(common, "busy_timeout(0)", "cache_size(-64000)", "journal_mode(WAL)", synchronous, "secure_delete(1)",
 		"wal_autocheckpoint("+strconv.Itoa(copyAfter)+")"))
 	if err != nil {
 		return nil, err
@@ -157,7 +157,7 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	if err = s.writer.settings(ctx, opts.Ephemeral); err != nil {
 		return nil, err
 	}
-	if s.readDB, err = openLite(path, append(common, "busy_timeout(5000)", "query_only(1)")); err != nil {
+	if s.readDB, err = openLite(path, append(common, "busy_timeout(5000)", "cache_size(-16000)", "query_only(1)")); err != nil {
 		return nil, err
 	}
 	s.readers = make(chan *liteConn, opts.Conns)

@@ -13,10 +13,11 @@ import (
 // SQLite ends its log where a frame's salt or checksum is wrong, so zeros behind
 // the last frame mean nothing to it, also at a start after a crash.
 
-// The first room is for some forty decisions; from there on it doubles up to
-// what the log has before it begins anew, and is then used again and again.
+// Room is given for some forty decisions at a time, since giving it takes time as
+// well, up to what the log has before it begins anew, and is then used again and
+// again.
 const (
-	walFirst = 4 << 20
+	walStep = 4 << 20
 	walMost  = walHeader + walPages*5/4*(walFrame+pageSize)
 
 	walHeader, walFrame, pageSize = 32, 24, 4096
@@ -53,7 +54,7 @@ func (w *walRoom) make() error {
 	if have == w.length || have >= walMost {
 		return nil
 	}
-	want := min(max(walFirst, 2*have), walMost)
+	want := min(have+walStep, walMost)
 	zeros := make([]byte, 256<<10)
 	for at := have; at < want; {
 		n, err := w.f.WriteAt(zeros[:min(int64(len(zeros)), want-at)], at)

@@ -155,7 +155,6 @@ func testNothing(t *testing.T, h Harness) {
 		for name, call := range map[string]func() (any, error){
 			"EventsNaming":         func() (any, error) { return r.EventsNaming(refs, 10) },
 			"EventsNaming nobody":  func() (any, error) { return r.EventsNaming(nil, 10) },
-			"FactsAbout":           func() (any, error) { return r.FactsAbout(refs, 10) },
 			"LinksFrom":            func() (any, error) { return r.LinksFrom(refs, rels, 10) },
 			"LinksTo":              func() (any, error) { return r.LinksTo(refs, rels, 10) },
 			"LinksTo by no rel":    func() (any, error) { return r.LinksTo(refs, nil, 10) },
@@ -254,8 +253,6 @@ func testFacts(t *testing.T, h Harness) {
 	all := []staunch.Rel{staunch.RelOf, staunch.RelBy, staunch.RelSame, staunch.RelOf}
 	inBoth(t, h.Store, func(t *testing.T, r store.Reader) {
 		same(t, "fact", must(r.Fact(f1.ID))(t), f1)
-		same(t, "about", must(r.FactsAbout([]staunch.Ref{a, d}, 10))(t), []staunch.Fact{f2, f3, f1})
-		same(t, "about, limited", must(r.FactsAbout([]staunch.Ref{a, d}, 2))(t), []staunch.Fact{f2, f3})
 		from := must(r.LinksFrom([]staunch.Ref{a, d}, all, 10))(t)
 		same(t, "links", len(from), 4)
 		same(t, "first link", from[0], l2[0])
