@@ -8,16 +8,11 @@ import (
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
 )
 
 // LinkReader is the part of store.Reader that walks need.
-type LinkReader interface {
-	// LinksFrom returns the links of one of the relations that start at one of
-	// the refs, at most limit.
-	LinksFrom(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error)
-	// LinksTo returns those that end at one of the refs, at most limit.
-	LinksTo(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error)
-}
+type LinkReader = store.LinkReader
 
 // Reader is the part of store.Reader that resolving needs. A thing that is not
 // there is an error that wraps staunch.ErrNotFound.
@@ -27,6 +22,8 @@ type Reader interface {
 	Identity(name string) (staunch.Identity, error)
 	// IdentityOf returns the declared identity that has ref among its accounts.
 	IdentityOf(ref staunch.Ref) (staunch.Identity, error)
+	// Above returns what is above each of refs.
+	Above(refs []staunch.Ref) (map[staunch.Ref][]store.Raised, error)
 }
 
 // Limits bounds walks. A zero field takes its default.

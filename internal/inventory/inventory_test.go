@@ -72,6 +72,10 @@ func (m *memory) LinksTo(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]s
 	return m.find(func(l staunch.Link) staunch.Ref { return l.To }, refs, rels, limit), nil
 }
 
+func (m *memory) Above(refs []staunch.Ref) (map[staunch.Ref][]store.Raised, error) {
+	return store.Above(m, refs)
+}
+
 func (m *memory) Identity(name string) (staunch.Identity, error) {
 	id, ok := m.ids[name]
 	if !ok {

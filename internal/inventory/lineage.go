@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/staunch-project/staunch"
@@ -35,44 +34,16 @@ func (i *Inventory) Below(r Reader, ref staunch.Ref, refs []staunch.Ref) (map[st
 }
 
 func (i *Inventory) below(r Reader, ref staunch.Ref, refs []staunch.Ref) (map[staunch.Ref]Member, error) {
-	top, err := i.entities(r, []staunch.Ref{ref}, i.limits.Names)
+	names, err := i.names(r, []staunch.Ref{ref}, i.limits.Names)
 	if err != nil {
 		return nil, err
 	}
-	of := maps.Clone(top.of) // the entity of each ref that was met
-	under := map[staunch.Ref][]staunch.Ref{}
-	frontier := slices.Clone(refs)
-	for depth := 0; depth < i.limits.Depth; depth++ {
-		frontier = slices.DeleteFunc(frontier, func(n staunch.Ref) bool { _, met := of[n]; return met })
-		if len(frontier) == 0 {
-			break
-		}
-		slices.SortFunc(frontier, compareRef)
-		g, err := i.entities(r, slices.Compact(frontier), i.limits.Refs)
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(of, g.of)
-		links, _, err := i.from(r, g.refs, staunch.RelOf)
-		if err != nil {
-			return nil, err
-		}
-		frontier = frontier[:0]
-		for _, l := range links {
-			if store.Rises(l) {
-				under[l.To] = append(under[l.To], of[l.From])
-				frontier = append(frontier, l.To)
-			}
-		}
+	// What is below one that ref has by declaration is below ref, one further down.
+	further := make(map[staunch.Ref]int, len(names))
+	for _, n := range names {
+		further[n] = 0
 	}
-	// What was met only as a name that somebody belongs to is its entity's.
-	children := make(map[staunch.Ref][]staunch.Ref, len(under))
-	for to, from := range under {
-		if e, ok := of[to]; ok {
-			children[e] = append(children[e], from...)
-		}
-	}
-	for _, n := range top.refs {
+	for _, n := range names {
 		if n.Kind != staunch.KindIdentity {
 			continue
 		}
@@ -81,28 +52,28 @@ func (i *Inventory) below(r Reader, ref staunch.Ref, refs []staunch.Ref) (map[st
 			return nil, fmt.Errorf("reading identity %q: %w", n.Value, err)
 		}
 		for _, a := range id.Accounts {
-			if e, ok := of[a]; ok {
-				children[of[n]] = append(children[of[n]], e)
+			if _, ok := further[a]; !ok {
+				further[a] = 1
 			}
 		}
 	}
-	hops := map[staunch.Ref]int{of[ref]: 0}
-	for level := []staunch.Ref{of[ref]}; len(level) > 0; {
-		var next []staunch.Ref
-		for _, e := range level {
-			for _, c := range children[e] {
-				if _, met := hops[c]; !met {
-					hops[c] = hops[e] + 1
-					next = append(next, c)
-				}
-			}
-		}
-		level = next
+	above, err := r.Above(refs)
+	if err != nil {
+		return nil, err
 	}
 	out := make(map[staunch.Ref]Member, len(refs))
-	for _, n := range refs {
-		if h, ok := hops[of[n]]; ok {
-			out[n] = Member{Ref: n, Hops: h, Entity: of[n]}
+	for n, up := range above {
+		m := Member{Ref: n, Hops: -1, Entity: n}
+		for _, u := range up {
+			if u.Hops == 0 && compareRef(u.Ref, m.Entity) < 0 {
+				m.Entity = u.Ref
+			}
+			if f, ok := further[u.Ref]; ok && (m.Hops < 0 || u.Hops+f < m.Hops) {
+				m.Hops = u.Hops + f
+			}
+		}
+		if m.Hops >= 0 {
+			out[n] = m
 		}
 	}
 	return out, nil

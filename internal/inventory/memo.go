@@ -5,9 +5,11 @@ import (
 	"strings"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
 )
 
-// Memo returns a reader that asks r each question once. It is for a few
+// Memo returns a reader that asks r each question once, unless it is about many
+// refs. It is for a few
 // questions in a row on one snapshot, between which nothing is written; it is
 // not safe for concurrent use, and its answers must not be changed.
 func Memo(r Reader) Reader {
@@ -25,7 +27,13 @@ type answer struct {
 	err error
 }
 
+// fewRefs is up to how many refs make a question that is likely to be asked again.
+const fewRefs = 16
+
 func (m *memo) ask(way string, ask func([]staunch.Ref, []staunch.Rel, int) ([]staunch.Link, error), refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
+	if len(refs) > fewRefs {
+		return ask(refs, rels, limit)
+	}
 	var b strings.Builder
 	b.WriteString(way)
 	b.WriteString(strconv.Itoa(limit))
@@ -54,6 +62,10 @@ func (m *memo) LinksFrom(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]s
 
 func (m *memo) LinksTo(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
 	return m.ask("to", m.r.LinksTo, refs, rels, limit)
+}
+
+func (m *memo) Above(refs []staunch.Ref) (map[staunch.Ref][]store.Raised, error) {
+	return m.r.Above(refs)
 }
 
 func (m *memo) Identity(name string) (staunch.Identity, error) { return m.r.Identity(name) }

@@ -58,6 +58,8 @@ type Reader interface {
 	// and return at most limit.
 	LinksFrom(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error)
 	LinksTo(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error)
+	// Above returns what is above each of refs; see the function.
+	Above(refs []staunch.Ref) (map[staunch.Ref][]Raised, error)
 	// Identity returns a declared identity by name; IdentityOf the one that has
 	// ref among its accounts.
 	Identity(name string) (staunch.Identity, error)
@@ -67,10 +69,10 @@ type Reader interface {
 	Signal(id string) (staunch.Signal, error)
 	// SignalsWithin returns the signals that accuse one of refs, another name of
 	// one, or what belongs or once belonged to one (see Above; identities that were
-	// declared are not followed), with event time not before since, ordered by
-	// (time, id), at most limit, the newest kept. It may return a few more than
-	// these.
-	SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]staunch.Signal, error)
+	// declared are not followed), with event time not before since, by (time, id)
+	// descending, at most limit. A few more may be among them. They must not be
+	// changed.
+	SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]*staunch.Signal, error)
 	// Signals lists by (time, id) descending from Page.After.
 	Signals(p Page) ([]staunch.Signal, error)
 	Decision(id string) (staunch.Decision, error)

@@ -130,6 +130,28 @@ func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused sta
 // maxEvidence bounds the signals that one judgement reads.
 const maxEvidence = 500
 
+// maxRepeats is how many signals of one rule against one ref are weighed. What a
+// further one could add is the tenth of the doubt that all repeats share: of
+// signals of 0.2 a thousandth.
+const maxRepeats = 20
+
+// withoutRepeats leaves of each rule's signals against a ref the first maxRepeats.
+func withoutRepeats(signals []*staunch.Signal) []*staunch.Signal {
+	type pair struct {
+		rule    string
+		accused staunch.Ref
+	}
+	times := make(map[pair]int, 64)
+	out := make([]*staunch.Signal, 0, min(len(signals), 256))
+	for _, s := range signals {
+		p := pair{s.Rule, s.Accused}
+		if times[p]++; times[p] <= maxRepeats {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // knowing remembers what the decisions of one transaction have asked for: their
 // candidates belong to each other, of many sessions often to one account, and
 // nothing that they ask for is written meanwhile but cases.
@@ -195,6 +217,7 @@ func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staun
 	if err != nil {
 		return nil, err
 	}
+	signals = withoutRepeats(signals)
 	accused := newRefSet()
 	for _, s := range signals {
 		accused.add(s.Accused)
@@ -225,7 +248,7 @@ func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staun
 		if s.Learned <= max(at, until) {
 			continue // a release settled it
 		}
-		evidence = append(evidence, decide.Evidence{Signal: s, Hops: m.Hops, Entity: m.Entity})
+		evidence = append(evidence, decide.Evidence{Signal: *s, Hops: m.Hops, Entity: m.Entity})
 	}
 	if len(evidence) == 0 {
 		return nil, nil

@@ -488,7 +488,7 @@ func (p *Pipeline) rejoin(tx store.Tx, accused, joined *refSet, now staunch.Time
 		if err != nil {
 			return err
 		}
-		judged := slices.ContainsFunc(evidence, func(s staunch.Signal) bool { return accused.seen[s.Accused] })
+		judged := slices.ContainsFunc(evidence, func(s *staunch.Signal) bool { return accused.seen[s.Accused] })
 		if len(evidence) > 0 && !judged { // whoever is accused is judged with all that it belongs to
 			accused.add(ref)
 		}

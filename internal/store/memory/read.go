@@ -294,6 +294,10 @@ func (r *reader) LinksTo(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]s
 	return r.links("link to", refs, rels, limit)
 }
 
+func (r *reader) Above(refs []staunch.Ref) (map[staunch.Ref][]store.Raised, error) {
+	return store.Above(r, refs)
+}
+
 func (r *reader) Identity(name string) (staunch.Identity, error) {
 	return one[staunch.Identity](r, "identity "+name, "identity", name)
 }
@@ -332,9 +336,12 @@ func (r *reader) Signal(id string) (staunch.Signal, error) {
 	return one[staunch.Signal](r, "signal "+id, "signal", id)
 }
 
-func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]staunch.Signal, error) {
-	out, err := newest[staunch.Signal](r, "signals", "signal", "signal of", keys(refs), since, limitOf(limit))
-	slices.Reverse(out)
+func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]*staunch.Signal, error) {
+	all, err := newest[staunch.Signal](r, "signals", "signal", "signal of", keys(refs), since, limitOf(limit))
+	out := make([]*staunch.Signal, len(all))
+	for i := range all {
+		out[i] = &all[i]
+	}
 	return out, err
 }
 

@@ -147,13 +147,13 @@ func (t *tx) raise(lower, upper staunch.Ref) error {
 	if err != nil || len(places) == 0 {
 		return err
 	}
-	above, err := store.Above(t, upper)
+	above, err := t.Above([]staunch.Ref{upper})
 	if err != nil {
 		return err
 	}
-	for _, u := range above {
+	for _, u := range above[upper] {
 		for _, p := range places {
-			if err := t.set(nil, append([]string{"signal of", u.Key()}, p...)...); err != nil {
+			if err := t.set(nil, append([]string{"signal of", u.Ref.Key()}, p...)...); err != nil {
 				return err
 			}
 		}
@@ -208,12 +208,12 @@ func (t *tx) DeleteIdentity(name string) error {
 func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 	version(&s.V)
 	return t.first("signal", "signal", s.ID, s, func() error {
-		above, err := store.Above(t, s.Accused)
+		above, err := t.Above([]staunch.Ref{s.Accused})
 		if err != nil {
 			return err
 		}
-		for _, u := range above {
-			err = errors.Join(err, t.set(nil, "signal of", u.Key(), at(s.Time), s.ID))
+		for _, u := range above[s.Accused] {
+			err = errors.Join(err, t.set(nil, "signal of", u.Ref.Key(), at(s.Time), s.ID))
 		}
 		return errors.Join(err, t.set(nil, "signal at", at(s.Time), s.ID))
 	})

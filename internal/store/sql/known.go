@@ -1,9 +1,12 @@
 package sqlstore
 
 import (
+	"cmp"
 	"errors"
+	"slices"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
 )
 
 // recent is a map that forgets what was not asked for lately: half of what it
@@ -46,8 +49,41 @@ type known struct {
 	links   recent[linkKey, []staunch.Link]
 	of      recent[staunch.Ref, identityOf]
 	cursors recent[string, cursor]
-	// signals never change; nil where a second look would be a round trip.
-	signals *recent[string, staunch.Signal]
+	// above has what is above a ref, and lies all that stands in it or did once.
+	above recent[staunch.Ref, []store.Raised]
+	lies  map[staunch.Ref]bool
+	// signals never change; within has, by the key of a ref, which of them are found
+	// under it, where these are many. These and above are for SQLite alone.
+	signals recent[string, *staunch.Signal]
+	within  recent[string, *found]
+	lasting bool
+}
+
+// found is what was found under a ref: the newest signals since a time, the newest
+// first, all of them if they are fewer than most.
+type found struct {
+	list  []*staunch.Signal
+	since staunch.Time
+	most  int
+}
+
+// has reports whether it answers the question.
+func (f *found) has(since staunch.Time, limit int) bool {
+	return f.since <= since && (len(f.list) < f.most || limit <= f.most)
+}
+
+// add puts a signal that is new.
+func (f *found) add(s *staunch.Signal) {
+	if s.Time < f.since {
+		return
+	}
+	at, _ := slices.BinarySearchFunc(f.list, s, newestFirstSignals)
+	f.list = slices.Insert(f.list, at, s)
+	f.list = f.list[:min(len(f.list), f.most)]
+}
+
+func newestFirstSignals(a, b *staunch.Signal) int {
+	return cmp.Or(cmp.Compare(b.Time, a.Time), cmp.Compare(b.ID, a.ID))
 }
 
 // linkKey stands for the links of a relation at one end.
@@ -83,7 +119,12 @@ const (
 	mostOf      = 16_384
 	mostCursors = 16_384
 	mostSignals = 8_192
-	linksOfOne  = 64
+	mostWithin  = 512
+	mostAbove   = 16_384
+	mostLies    = 200_000
+	// fewFound is up to how many signals under a ref are looked for each time.
+	fewFound   = 16
+	linksOfOne = 64
 )
 
 func newKnown() *known {
@@ -91,6 +132,10 @@ func newKnown() *known {
 		links:   recent[linkKey, []staunch.Link]{most: mostLinks},
 		of:      recent[staunch.Ref, identityOf]{most: mostOf},
 		cursors: recent[string, cursor]{most: mostCursors},
+		signals: recent[string, *staunch.Signal]{most: mostSignals},
+		within:  recent[string, *found]{most: mostWithin},
+		above:   recent[staunch.Ref, []store.Raised]{most: mostAbove},
+		lies:    map[staunch.Ref]bool{},
 	}
 }
 
@@ -99,12 +144,44 @@ func (k *known) forget() {
 	k.links.clear()
 	k.of.clear()
 	k.cursors.clear()
-	if k.signals != nil {
-		k.signals.clear()
+	k.signals.clear()
+	k.within.clear()
+	k.above.clear()
+	clear(k.lies)
+}
+
+// accused notes a new signal under the refs that it is found under.
+func (k *known) accused(s staunch.Signal, within []string) {
+	if !k.lasting {
+		return
+	}
+	k.signals.put(s.ID, &s)
+	for _, key := range within {
+		if f, ok := k.within.get(key); ok {
+			f.add(&s)
+		}
+	}
+}
+
+// aboveIs remembers what is above ref.
+func (k *known) aboveIs(ref staunch.Ref, list []store.Raised) {
+	if len(k.lies) > mostLies {
+		k.above.clear()
+		clear(k.lies)
+	}
+	k.above.put(ref, list)
+	for _, u := range list {
+		k.lies[u.Ref] = true
 	}
 }
 
 func (k *known) linkPut(l staunch.Link) {
+	// A link changes what is above those that it is above of, or that it begins at.
+	// A new session is neither.
+	if k.lies[l.From] || l.Rel == staunch.RelSame && k.lies[l.To] {
+		k.above.clear()
+		clear(k.lies)
+	}
 	k.links.drop(linkKey{l.From, l.Rel, endFrom})
 	k.links.drop(linkKey{l.To, l.Rel, endTo})
 }

@@ -127,6 +127,36 @@ func (r *reader) LinksTo(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]s
 	return r.links(endTo, linksTo, refs, rels, limit)
 }
 
+func (r *reader) Above(refs []staunch.Ref) (map[staunch.Ref][]store.Raised, error) {
+	if r.known == nil || !r.known.lasting {
+		return store.Above(r, refs)
+	}
+	if r.failed != nil {
+		return nil, r.failed
+	}
+	out := make(map[staunch.Ref][]store.Raised, len(refs))
+	var missing []staunch.Ref
+	for _, ref := range refs {
+		if list, ok := r.known.above.get(ref); ok {
+			out[ref] = list
+		} else {
+			missing = append(missing, ref)
+		}
+	}
+	if len(missing) == 0 {
+		return out, nil
+	}
+	found, err := store.Above(r, missing)
+	if err != nil {
+		return nil, err
+	}
+	for ref, list := range found {
+		out[ref] = list
+		r.known.aboveIs(ref, list)
+	}
+	return out, nil
+}
+
 func (r *reader) Identity(name string) (staunch.Identity, error) {
 	return get[staunch.Identity](r, "identity "+name, "SELECT body FROM identities WHERE name = $1", name)
 }
@@ -152,68 +182,76 @@ func (r *reader) Signal(id string) (staunch.Signal, error) {
 	return get[staunch.Signal](r, "signal "+id, "SELECT body FROM signals WHERE id = $1", id)
 }
 
-const (
-	signalsWithinArm  = "SELECT at, id FROM signals_within WHERE within = @1 AND at >= $2 ORDER BY at DESC, id DESC LIMIT $1"
-	signalsWithinTail = ") AS u ORDER BY at DESC, id DESC LIMIT $1"
-)
-
-var (
-	signalsWithin = &union{
-		name: "signals within refs", shared: 2, own: 1,
-		head: "SELECT s.body FROM (SELECT at, id FROM (",
-		arm:  signalsWithinArm,
-		tail: signalsWithinTail + ") AS x JOIN signals s ON s.id = x.id",
-	}
-	signalsWithinIDs = &union{
-		name: "ids of signals within refs", shared: 2, own: 1,
-		head: "SELECT at, id FROM (", arm: signalsWithinArm, tail: signalsWithinTail,
-	}
-)
-
-func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]staunch.Signal, error) {
-	n := limitOf(limit)
-	if r.known != nil && r.known.signals != nil {
-		return r.signalsRemembered(refs, since, n)
-	}
-	out, err := fanned(r, signalsWithin, keysOf(refs), []any{n, int64(since)}, int(n), func(a, b staunch.Signal) int {
-		return cmp.Or(cmp.Compare(b.Time, a.Time), cmp.Compare(b.ID, a.ID))
-	})
-	slices.Reverse(out)
-	return out, err
+var signalsWithin = &union{
+	name: "signals within refs", shared: 2, own: 1,
+	head: "SELECT s.body FROM (SELECT at, id FROM (",
+	arm:  "SELECT at, id FROM signals_within WHERE within = @1 AND at >= $2 ORDER BY at DESC, id DESC LIMIT $1",
+	tail: ") AS u ORDER BY at DESC, id DESC LIMIT $1) AS x JOIN signals s ON s.id = x.id",
 }
 
-// signalsRemembered reads which signals there are, and of these the rows that it
-// does not remember: reading a row costs ten times what finding it does.
-func (r *reader) signalsRemembered(refs []staunch.Ref, since staunch.Time, limit int64) ([]staunch.Signal, error) {
-	type place struct {
-		at int64
-		id string
+func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]*staunch.Signal, error) {
+	n := limitOf(limit)
+	if r.known == nil || !r.known.lasting {
+		return fanned(r, signalsWithin, keysOf(refs), []any{n, int64(since)}, int(n), newestFirstSignals)
 	}
-	var found []place
-	err := signalsWithinIDs.fan(r, keysOf(refs), []any{limit, int64(since)}, func(scan func(...any) error) error {
-		var p place
-		err := scan(&p.at, &p.id)
-		found = append(found, p)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("listing signals within refs: %w", err)
-	}
-	slices.SortFunc(found, func(a, b place) int { return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(b.id, a.id)) })
-	found = slices.Compact(found)
-	found = found[:min(len(found), int(limit))]
-	out := make([]staunch.Signal, len(found))
-	for i, p := range found {
-		s, ok := r.known.signals.get(p.id)
-		if !ok {
-			if s, err = r.Signal(p.id); err != nil {
-				return nil, err
-			}
-			r.known.signals.put(p.id, s)
+	out := []*staunch.Signal{}
+	keys := keysOf(refs)
+	for _, key := range keys {
+		under, err := r.foundUnder(key[0].(string), since, int(n)) // keysOf makes strings
+		if err != nil {
+			return nil, fmt.Errorf("listing signals within refs: %w", err)
 		}
-		out[len(found)-1-i] = s
+		out = append(out, under...)
 	}
-	return out, nil
+	if len(keys) > 1 {
+		slices.SortFunc(out, newestFirstSignals)
+		out = slices.CompactFunc(out, func(a, b *staunch.Signal) bool { return a.ID == b.ID })
+	}
+	return out[:min(len(out), int(n))], r.failed
+}
+
+// foundUnder reads which signals there are under a ref, and of these the rows
+// that it does not remember: reading a row costs ten times what finding it does,
+// and finding it a hundred times what having it does.
+func (r *reader) foundUnder(key string, since staunch.Time, limit int) ([]*staunch.Signal, error) {
+	f, ok := r.known.within.get(key)
+	if !ok || !f.has(since, limit) {
+		f = &found{since: since, most: limit}
+		var ids []string
+		err := r.query("SELECT id FROM signals_within WHERE within = $1 AND at >= $2 ORDER BY at DESC, id DESC LIMIT $3",
+			[]any{key, int64(since), int64(limit)}, func(scan func(...any) error) error {
+				var id string
+				err := scan(&id)
+				ids = append(ids, id)
+				return err
+			})
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			s, ok := r.known.signals.get(id)
+			if !ok {
+				v, err := r.Signal(id)
+				if err != nil {
+					return nil, err
+				}
+				s = &v
+				r.known.signals.put(id, s)
+			}
+			f.list = append(f.list, s)
+		}
+		if len(f.list) > fewFound {
+			r.known.within.put(key, f)
+		}
+	}
+	list := f.list[:min(len(f.list), limit)]
+	n, _ := slices.BinarySearchFunc(list, since, func(s *staunch.Signal, since staunch.Time) int {
+		if s.Time >= since {
+			return -1
+		}
+		return 1
+	})
+	return list[:n:n], nil
 }
 
 // newestFirst lists a table by (at, id) descending, after the item called

@@ -18,7 +18,7 @@ import (
 // again.
 const (
 	walStep = 4 << 20
-	walMost  = walHeader + walPages*5/4*(walFrame+pageSize)
+	walMost = walHeader + walPages*5/4*(walFrame+pageSize)
 
 	walHeader, walFrame, pageSize = 32, 24, 4096
 )

@@ -149,17 +149,18 @@ func (t *tx) raiseTo(lower, upper staunch.Ref) error {
 	if err != nil || !found {
 		return err
 	}
-	above, err := store.Above(t, upper)
+	above, err := t.Above([]staunch.Ref{upper})
 	if err != nil {
 		return err
 	}
-	for _, u := range above {
-		if u == lower {
+	for _, u := range above[upper] {
+		if u.Ref == lower {
 			continue
 		}
 		err := t.later(`INSERT INTO signals_within (within, at, id)
 			SELECT $1, at, id FROM (SELECT at, id FROM signals_within WHERE within = $2 ORDER BY at DESC, id DESC LIMIT $3) AS newest
-			WHERE 1 = 1 ON CONFLICT DO NOTHING`, u.Key(), lower.Key(), int64(store.MostRisen))
+			WHERE 1 = 1 ON CONFLICT DO NOTHING`, u.Ref.Key(), lower.Key(), int64(store.MostRisen))
+		t.known.within.drop(u.Ref.Key())
 		if err != nil {
 			return err
 		}
@@ -224,16 +225,21 @@ func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 	if err != nil || !inserted {
 		return false, wrap(err, "putting signal %s", s.ID)
 	}
-	above, err := store.Above(t, s.Accused)
+	above, err := t.Above([]staunch.Ref{s.Accused})
 	if err != nil {
 		return false, wrap(err, "putting signal %s", s.ID)
 	}
-	rows := make([][]any, len(above))
-	for i, u := range above {
-		rows[i] = []any{u.Key(), int64(s.Time), s.ID}
+	over := above[s.Accused]
+	rows, within := make([][]any, len(over)), make([]string, len(over))
+	for i, u := range over {
+		within[i] = u.Ref.Key()
+		rows[i] = []any{within[i], int64(s.Time), s.ID}
 	}
-	err = t.laterRows("INSERT INTO signals_within (within, at, id) VALUES", rows)
-	return err == nil, wrap(err, "putting signal %s", s.ID)
+	if err := t.laterRows("INSERT INTO signals_within (within, at, id) VALUES", rows); err != nil {
+		return false, wrap(err, "putting signal %s", s.ID)
+	}
+	t.known.accused(s, within)
+	return true, nil
 }
 
 func (t *tx) PutDecision(d staunch.Decision) (bool, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -347,10 +348,16 @@ func testSignals(t *testing.T, h Harness) {
 	inBoth(t, h.Store, func(t *testing.T, r store.Reader) {
 		both := []staunch.Ref{a, b}
 		same(t, "signal", must(r.Signal(tied.ID))(t), tied)
-		same(t, "accusing", must(r.SignalsWithin(both, 0, 10))(t), ascending)
-		same(t, "since is included", must(r.SignalsWithin(both, 200, 10))(t), ascending[2:])
-		same(t, "the newest kept, in order", must(r.SignalsWithin(both, 0, 3))(t), ascending[4:])
-		same(t, "of one", must(r.SignalsWithin([]staunch.Ref{b}, 0, 10))(t), []staunch.Signal{all[1], all[3], all[5]})
+		within := func(refs []staunch.Ref, since staunch.Time, limit int) (ascending []staunch.Signal) {
+			for _, s := range slices.Backward(must(r.SignalsWithin(refs, since, limit))(t)) {
+				ascending = append(ascending, *s)
+			}
+			return ascending
+		}
+		same(t, "within", within(both, 0, 10), ascending)
+		same(t, "since is included", within(both, 200, 10), ascending[2:])
+		same(t, "the newest kept, in order", within(both, 0, 3), ascending[4:])
+		same(t, "of one", within([]staunch.Ref{b}, 0, 10), []staunch.Signal{all[1], all[3], all[5]})
 		var paged []staunch.Signal
 		p := store.Page{Limit: 3}
 		for {
@@ -461,7 +468,7 @@ func testWithin(t *testing.T, h Harness) {
 					}
 				}
 				var got []string
-				for _, s := range must(r.SignalsWithin([]staunch.Ref{top}, 0, 1000))(t) {
+				for _, s := range slices.Backward(must(r.SignalsWithin([]staunch.Ref{top}, 0, 1000))(t)) {
 					got = append(got, s.ID)
 				}
 				same(t, fmt.Sprintf("after %d, signals within %s", n, top), got, want)
