@@ -106,7 +106,7 @@ can be opened nor the record log be verified.`,
 // collectAt is how far the heap of a serving process grows before it is collected,
 // in percent of what was in use: a node uses a few dozen megabytes, most of them
 // rules, so that collecting at the usual 100 takes a tenth of its time.
-const collectAt = 300
+const collectAt = 200
 
 func newServeCmd(g *globals) *cobra.Command {
 	var path string

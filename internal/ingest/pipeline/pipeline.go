@@ -78,7 +78,7 @@ type Options struct {
 	// Concurrent bounds the inputs worked on at once; 0 gives 64. More are
 	// refused with staunch.ErrOverloaded.
 	Concurrent int
-	// EveryDecision keeps decisions to observe that say nothing new; see quiet.go.
+	// EveryDecision keeps decisions that say nothing new; see quiet.go.
 	EveryDecision bool
 	// Observe is told of each decision, ObserveSignals of each event's signals,
 	// after their commit.

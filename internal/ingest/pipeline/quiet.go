@@ -10,16 +10,18 @@ import (
 	"github.com/staunch-project/staunch/internal/store"
 )
 
-// A flood of weak signals makes the same decision over and over: to go on
-// watching. Each signal is kept, and any decision can be made again from the
-// signals, so one that says nothing new is not stored: the same subject, scope,
-// bundle, policy, tier, mode and verdict, a confidence that has not risen to
-// another tenth, within quietFor of the last one that was stored.
+// A flood of signals against a subject that nothing is done about makes the same
+// decision over and over: to go on watching, or what would be done in another
+// mode. Each signal is kept, and any decision can be made again from the signals,
+// so one that says nothing new is not stored, and nobody is told of it: the same
+// subject, scope, bundle, policy, tier, mode and verdict, a confidence that has not
+// risen to another tenth, within quietFor of the last one that was stored.
 
-// quietFor is how long a decision to observe speaks for those after it.
+// quietFor is how long a decision by which nothing is done speaks for those after
+// it.
 const quietFor = time.Hour
 
-// observed is what was stored last of a subject that is only watched.
+// observed is what was stored last of a subject that nothing is done about.
 type observed struct {
 	Decision string       `json:"decision"`
 	Same     string       `json:"same"`
@@ -30,7 +32,12 @@ type observed struct {
 // nothingNew reports whether a decision need not be stored, and otherwise notes
 // that it is.
 func (p *Pipeline) nothingNew(tx store.Tx, d staunch.Decision, now staunch.Time) (bool, error) {
-	if p.opt.EveryDecision || d.Verdict != staunch.VerdictObserve && d.Verdict != staunch.VerdictInform {
+	switch d.Verdict {
+	case staunch.VerdictObserve, staunch.VerdictInform, staunch.VerdictShadow, staunch.VerdictRecommend:
+	default:
+		return false, nil
+	}
+	if p.opt.EveryDecision {
 		return false, nil
 	}
 	name := "observed/" + d.Subject.Key()
