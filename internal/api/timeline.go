@@ -178,9 +178,18 @@ func tell(r staunch.Record) (kind, text string) {
 			case b.Release.Revive:
 				how = "; what comes back to life was confirmed"
 			}
+			if v := b.Release.Verdict; v != "" {
+				how += "; judged " + string(v)
+			}
 			return momentRelease, fmt.Sprintf("%s: %s%s", orElse(b.Request, "release"), b.Release.Reason, how)
 		}
 		return momentRelease, "released"
+	case staunch.RecordTrust:
+		var ev staunch.TrustEvent
+		_ = json.Unmarshal(r.Body, &ev)
+		if ev.Kind == staunch.TrustDemoted {
+			return momentRelease, fmt.Sprintf("rule %s was demoted from %s to %s", ev.Rule, ev.From, ev.To)
+		}
 	case staunch.RecordProof:
 		if len(b.Guards) > 0 {
 			return momentProof, fmt.Sprintf("the fast plane's hold on %s is applied by every live guard (%s)", b.Target, strings.Join(b.Guards, ", "))

@@ -221,6 +221,10 @@ func (b *backtest) keep(r store.Reader, d staunch.Decision) (kept, error) {
 	if !slices.ContainsFunc(seen, func(id string) bool { _, ok := b.rules[id]; return ok }) && (len(seen) < 64 || len(b.rules) == 0) {
 		return k, nil
 	}
+	trust := make(map[string]staunch.RuleTrust, len(k.in.Trust)) // as it was then
+	for _, t := range k.in.Trust {
+		trust[t.Rule] = t
+	}
 	members, _, err := b.a.inv.Within(inventory.Memo(r), d.Subject, 0, 0)
 	if err != nil {
 		return k, err
@@ -243,11 +247,13 @@ func (b *backtest) keep(r store.Reader, d staunch.Decision) (kept, error) {
 				continue
 			}
 			s.Mode = m.mode
+			delete(trust, s.Rule)
 		}
 		m := at[s.Accused]
 		evidence = append(evidence, decide.Evidence{Signal: s, Hops: m.Hops, Entity: m.Entity})
 	}
-	a := params(b.setup.Config).Assess(d.Subject, evidence)
+	decide.Steer(evidence, trust)
+	a := Params(b.setup.Config).Assess(d.Subject, evidence)
 	k.views = &a.Views
 	return k, nil
 }
@@ -385,7 +391,7 @@ func (b *backtest) count(s *rehearsed) {
 			is  bool
 		}{
 			{api.HurtFalseAlarm, falseAlarm}, {api.HurtProtected, s.protected},
-			{api.HurtProduction, production.MatchString(s.Environment)}, {api.HurtShared, s.Shared},
+			{api.HurtProduction, decide.Production(s.Environment)}, {api.HurtShared, s.Shared},
 		} {
 			if h.is {
 				s.Hurts = append(s.Hurts, h.why)
@@ -437,9 +443,8 @@ func (s *rehearsed) readCases(r store.Reader) error {
 }
 
 var (
-	production = regexp.MustCompile(`(?i)^prod(uction)?([-_./].*)?$`)
-	saysFalse  = regexp.MustCompile(`(?i)\bfalse[ -]?(alarm|positive)s?\b|\bmistake(n|nly)?\b|\bbenign\b|\blegitimate\b|\bwrong(ly)?\b`)
-	saysNotSo  = regexp.MustCompile(`(?i)\b(not?|isn't|wasn't|never)\s+(an?\s+)?(false|mistake|benign|legitimate|wrong)`)
+	saysFalse = regexp.MustCompile(`(?i)\bfalse[ -]?(alarm|positive)s?\b|\bmistake(n|nly)?\b|\bbenign\b|\blegitimate\b|\bwrong(ly)?\b`)
+	saysNotSo = regexp.MustCompile(`(?i)\b(not?|isn't|wasn't|never)\s+(an?\s+)?(false|mistake|benign|legitimate|wrong)`)
 )
 
 // clearedCase is what the record of a cleared window calls the request.
@@ -448,7 +453,10 @@ const clearedCase = "clear"
 // falseAlarm reports whether a person ended the case in the subject's favour: by
 // clearing its window, or by a release whose reason says so.
 func falseAlarm(r store.Reader, con staunch.Containment) (bool, error) {
-	if con.Release.By == "engine" {
+	switch {
+	case con.Release.Verdict != "":
+		return con.Release.Verdict == staunch.JudgedWrong, nil
+	case con.Release.By == "engine" || con.Drill != "":
 		return false, nil
 	}
 	if reason := con.Release.Reason; saysFalse.MatchString(reason) && !saysNotSo.MatchString(reason) {

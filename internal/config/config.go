@@ -78,10 +78,12 @@ type Config struct {
 	Limits yaml.Node `yaml:"limits" json:"-"`
 	// Suspicion has the constants of suspicion.
 	Suspicion Suspicion `yaml:"suspicion" json:"suspicion,omitzero"`
-	Guard     Guard     `yaml:"guard" json:"guard,omitzero"`
-	Notify    []Channel `yaml:"notify" json:"notify,omitempty"`
-	Audit     Audit     `yaml:"audit" json:"audit,omitzero"`
-	Log       Log       `yaml:"log" json:"log,omitzero"`
+	// Trust has the criteria by which rules are recommended for the next mode.
+	Trust  Trust     `yaml:"trust" json:"trust,omitzero"`
+	Guard  Guard     `yaml:"guard" json:"guard,omitzero"`
+	Notify []Channel `yaml:"notify" json:"notify,omitempty"`
+	Audit  Audit     `yaml:"audit" json:"audit,omitzero"`
+	Log    Log       `yaml:"log" json:"log,omitzero"`
 
 	path string
 	sum  [sha256.Size]byte
@@ -140,6 +142,10 @@ type Source struct {
 	Ceiling *staunch.Tier `yaml:"ceiling" json:"ceiling,omitempty"`
 	// Accuses lists further realms whose subjects it may accuse.
 	Accuses []string `yaml:"accuses" json:"accuses,omitempty"`
+	// Origin names what it tells of, where other sources tell of the same: one log
+	// that comes by two ways, two detectors that look at one log. Sources of one
+	// origin are one where two independent sources are needed. Default: its own.
+	Origin string `yaml:"origin" json:"origin,omitempty"`
 	// Skew and Lateness bound the event time; defaults 5m and 1h.
 	Skew     staunch.Duration `yaml:"skew" json:"skew,omitempty"`
 	Lateness staunch.Duration `yaml:"lateness" json:"lateness,omitempty"`
@@ -164,6 +170,19 @@ type Suspicion struct {
 	HalfLife staunch.Duration `yaml:"half_life" json:"half_life,omitempty"`
 	// RollUp is what is left of a weight after each membership; default 0.9.
 	RollUp float64 `yaml:"roll_up" json:"roll_up,omitempty"`
+	// RevokeSources is how many independent sources the revoke tier needs, by policy
+	// alone, for an identity whose environment is production; default 2, and 1 asks
+	// for no second one. A policy's revoke_sources goes before it.
+	RevokeSources int `yaml:"revoke_sources" json:"revoke_sources,omitempty"`
+}
+
+// Trust says when staunch trust calls a rule ready for the next mode. Nothing is
+// ever promoted by itself.
+type Trust struct {
+	// Matches is how many matches it needs in its present mode; default 20.
+	Matches int `yaml:"matches" json:"matches,omitempty"`
+	// For is over how long; default 336h.
+	For staunch.Duration `yaml:"for" json:"for,omitempty"`
 }
 
 // Guard configures the fast plane.
@@ -214,6 +233,8 @@ const (
 	DefaultRate = 200
 	// LeastCheckpointEvery is how often a checkpoint may be signed by itself.
 	LeastCheckpointEvery = time.Minute
+	maxRevokeSources     = 8
+	maxTrustFor          = 366 * 24 * time.Hour
 	// maxConfigBytes bounds a configuration file.
 	maxConfigBytes = 4 << 20
 )
@@ -529,12 +550,21 @@ func (c *Config) check() error {
 		if s.Realm == "" {
 			bad(s.line, f+".realm", "is missing")
 		}
+		if s.Origin != "" && (staunch.Ref{Kind: staunch.KindAccount, Realm: s.Origin, Scheme: "x", Value: "x"}).Validate() != nil {
+			bad(s.line, f+".origin", "%q is not a name (letters, digits and ._/-)", s.Origin)
+		}
 		if s.Tail != nil && s.Tail.Path == "" {
 			bad(s.line, f+".tail.path", "is missing")
 		}
 		if s.Skew < 0 || s.Lateness < 0 {
 			bad(s.line, f, "skew and lateness must not be negative")
 		}
+	}
+	if n := c.Suspicion.RevokeSources; n < 0 || n > maxRevokeSources {
+		bad(0, "suspicion.revoke_sources", "%d is not between 1 and %d", n, maxRevokeSources)
+	}
+	if c.Trust.Matches < 0 || c.Trust.For < 0 || c.Trust.For.Std() > maxTrustFor {
+		bad(0, "trust", "matches and for must not be negative, and for at most %s", maxTrustFor)
 	}
 	if !slices.Contains([]string{"deny", "allow"}, c.Guard.FailMode) {
 		bad(0, "guard.fail_mode", "%q is not deny or allow", c.Guard.FailMode)

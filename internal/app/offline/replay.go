@@ -16,7 +16,6 @@ import (
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/contain"
-	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
@@ -96,7 +95,7 @@ func newBench(ctx context.Context, s *app.Setup, mode staunch.Mode, explain bool
 	}
 	if b.pipe, err = pipeline.New(pipeline.Options{
 		Store: b.store, Inventory: inv, Cases: b.engine, Clock: b.clock, Guardrails: s.Guardrails, Mode: mode,
-		Params: decide.Params{HalfLife: s.Config.Suspicion.HalfLife.Std(), RollUp: s.Config.Suspicion.RollUp},
+		Params: app.Params(s.Config),
 		PlatformOf: func(realm string) (string, staunch.Mode) {
 			return platforms[realm], staunch.ModeEnforce
 		},

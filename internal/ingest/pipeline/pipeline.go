@@ -365,8 +365,12 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 		if err := p.rejoin(tx, accused, joined, now); err != nil {
 			return err
 		}
+		var drill *Drill
+		if len(items) > 0 {
+			drill = items[0].src.Drill // the items of an input have one source
+		}
 		for _, ref := range accused.list {
-			n, err := p.decide(tx, b, ref, now)
+			n, err := p.decide(tx, b, ref, drill, now)
 			if err != nil {
 				return fmt.Errorf("deciding on %s: %w", ref, err)
 			}
