@@ -36,8 +36,13 @@ type RuleStanding struct {
 	// Changed is when the mode was set to another one than declared, By whom, for
 	// Reason; null where the file decides.
 	Changed staunch.Time `json:"changed,omitempty"`
-	By      string       `json:"by,omitempty"`
-	Reason  string       `json:"reason,omitempty"`
+	// SetTo is the mode that it was set to then, SetFrom the one that it had before,
+	// and DeclaredThen what its file said.
+	SetTo        staunch.Mode `json:"set_to"`
+	SetFrom      staunch.Mode `json:"set_from"`
+	DeclaredThen staunch.Mode `json:"declared_then"`
+	By           string       `json:"by,omitempty"`
+	Reason       string       `json:"reason,omitempty"`
 	// Wrong and Right count the containments that were judged so when they were
 	// released.
 	Wrong     int          `json:"wrong"`
@@ -49,6 +54,14 @@ type RuleStanding struct {
 	Advice string `json:"advice"`
 	// Gone says that the active configuration does not have the rule.
 	Gone bool `json:"gone,omitempty"`
+}
+
+// Trust is the row that the standing was made of.
+func (s RuleStanding) Trust() staunch.RuleTrust {
+	return staunch.RuleTrust{
+		V: staunch.Version, Rule: s.Rule, Mode: s.SetTo, Changed: s.Changed, By: s.By, Reason: s.Reason,
+		Declared: s.DeclaredThen, Was: s.SetFrom, Wrong: s.Wrong, Right: s.Right, LastWrong: s.LastWrong,
+	}
 }
 
 // TrustCriteria are what a rule has to show in its mode before it is called ready

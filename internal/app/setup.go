@@ -143,7 +143,7 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 		Correlations string `json:"correlations,omitempty"`
 		// RevokeSources likewise: 0 is the default.
 		RevokeSources int `json:"revoke_sources,omitempty"`
-	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules, correlations.Hash(), cfg.Suspicion.RevokeSources})
+	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules, correlations.Hash(), unless(cfg.Suspicion.RevokeSources, config.DefaultRevokeSources)})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the bundle: %w", err)
 	}
@@ -151,6 +151,14 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	s.Body = body
 	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Correlations: correlations, Policy: policy, Groups: inventory.CountGroups(s.Identities)}
 	return s, nil
+}
+
+// unless is n, or 0 where that is the default.
+func unless(n, usual int) int {
+	if n == usual {
+		return 0
+	}
+	return n
 }
 
 // relative names a file from the configuration's folder on.

@@ -74,14 +74,8 @@ func (a *App) tellTrust(tx store.Tx, ev staunch.TrustEvent) error {
 type truster struct{ a *App }
 
 func (t truster) criteria() decide.Criteria {
-	c, set := decide.DefaultCriteria(), t.a.current().Config.Trust
-	if set.Matches > 0 {
-		c.Matches = set.Matches
-	}
-	if set.For > 0 {
-		c.For = set.For
-	}
-	return c
+	set := t.a.current().Config.Trust
+	return decide.Criteria{Matches: set.Matches, For: set.For}
 }
 
 // Trusts implements api.Truster.
@@ -150,7 +144,7 @@ func (t truster) standing(r store.Reader, rules map[string]*sigma.Rule, use stau
 	declared := declaredIn(rules)(use.Rule)
 	s := api.RuleStanding{
 		RuleUse: use, Declared: declared, Mode: trust.Now(declared), Wrong: trust.Wrong, Right: trust.Right,
-		LastWrong: trust.LastWrong, Changed: trust.Changed, By: trust.By, Reason: trust.Reason,
+		SetTo: trust.Mode, SetFrom: trust.Was, DeclaredThen: trust.Declared, LastWrong: trust.LastWrong, Changed: trust.Changed, By: trust.By, Reason: trust.Reason,
 	}
 	if rule, ok := rules[use.Rule]; ok {
 		s.Title = rule.Title

@@ -13,48 +13,39 @@ import (
 )
 
 func newTrustCmd(g *globals) *cobra.Command {
+	var all bool
+	var page client.Page
 	cmd := &cobra.Command{
-		Use:   "trust",
+		Use:   "trust [RULE]",
 		Short: "How far rules are trusted, and what they have done",
 		Long: `How far each rule may go, and what it has done: shadow decides and records,
 recommend tells people, enforce contains. A rule begins with what its file and
 rule_modes say. From there a person promotes or demotes it, and a containment that
 is released as wrong (staunch release --wrong) demotes the rules behind it by one
-mode, at once and on all nodes. Nothing is ever promoted by itself.`,
-		Example: `  staunch trust list
-  staunch trust show aws-root-login
-  staunch trust promote aws-root-login --reason "two weeks in shadow, none wrong"`,
-	}
-	cmd.AddCommand(newTrustListCmd(g), newTrustShowCmd(g),
-		newTrustMoveCmd(g, "promote", "Let a rule go further",
-			`Let a rule go one mode further, or to --to: from shadow to recommend to enforce. What
-it matched before counts as it did then. A promotion above what the rule's file says
-holds as long as the file says the same.`, (*client.Client).Promote),
-		newTrustMoveCmd(g, "demote", "Let a rule go less far",
-			`Let a rule go one mode less far, or down to --to: from enforce to recommend to
-shadow. What it matched before counts no further than that either.`, (*client.Client).Demote))
-	return cmd
-}
+mode, at once and on all nodes. Nothing is ever promoted by itself.
 
-func newTrustListCmd(g *globals) *cobra.Command {
-	var all bool
-	var page client.Page
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the rules that did anything, with what speaks for promoting them",
-		Long: `List the rules that matched anything or were judged, by id: how far each may go, its
-matches, decisions above observe and containments, and how many of those were judged
-wrong. The last column says whether it is ready for the next mode by the criteria
-that the configuration has (trust.matches, trust.for): it is a recommendation, and a
-person decides.`,
-		Example: `  staunch trust list
-  staunch trust list --all -o json`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+Without RULE, list the rules that matched anything or were judged, by id: how far
+each may go, its matches, decisions above observe and containments, and how many of
+those were judged wrong or right. The last column says whether it is ready for the
+next mode by the criteria that the configuration has (trust.matches, trust.for): it
+is a recommendation, and a person decides. With RULE, show that one with its history.`,
+		Example: `  staunch trust
+  staunch trust --all -o json
+  staunch trust aws-root-login
+  staunch trust promote aws-root-login --reason "two weeks in shadow, none wrong"`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if page.Limit < 0 || page.Limit > 1000 {
 				return usagef("--limit must be from 1 to 1000")
 			}
 			return g.withClient(func(c *client.Client) error {
+				if len(args) == 1 {
+					h, err := c.Trust(cmd.Context(), args[0])
+					if err != nil {
+						return err
+					}
+					return g.print(h, func(w io.Writer) { writeTrust(w, h) })
+				}
 				l, err := c.Trusts(cmd.Context(), all, page)
 				return listed(g, l, err, l.Items, l.Next, []any{"RULE", "MODE", "MATCHES", "LAST", "DECISIONS", "CONTAINED", "WRONG", "RIGHT", "ADVICE"}, func(r api.RuleStanding) []any {
 					return []any{r.Rule, standsAt(r), r.Matches, r.Last, r.Decisions, r.Containments, r.Wrong, r.Right, r.Advice}
@@ -65,6 +56,13 @@ person decides.`,
 	cmd.Flags().BoolVar(&all, "all", false, "rules that have done nothing yet as well")
 	cmd.Flags().IntVar(&page.Limit, "limit", 0, "at most so many (default 100, at most 1000)")
 	cmd.Flags().StringVar(&page.After, "after", "", "go on after the page before")
+	cmd.AddCommand(newTrustMoveCmd(g, "promote", "Let a rule go further",
+		`Let a rule go one mode further, or to --to: from shadow to recommend to enforce. What
+it matched before counts as it did then. A promotion above what the rule's file says
+holds as long as the file says the same.`, (*client.Client).Promote),
+		newTrustMoveCmd(g, "demote", "Let a rule go less far",
+			`Let a rule go one mode less far, or down to --to: from enforce to recommend to
+shadow. What it matched before counts no further than that either.`, (*client.Client).Demote))
 	return cmd
 }
 
@@ -74,24 +72,6 @@ func standsAt(r api.RuleStanding) string {
 		return r.Mode.String()
 	}
 	return fmt.Sprintf("%s (declared %s)", r.Mode, r.Declared)
-}
-
-func newTrustShowCmd(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use:     "show RULE",
-		Short:   "Show one rule with its history",
-		Example: `  staunch trust show aws-root-login -o json`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return g.withClient(func(c *client.Client) error {
-				h, err := c.Trust(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				return g.print(h, func(w io.Writer) { writeTrust(w, h) })
-			})
-		},
-	}
 }
 
 func writeTrust(w io.Writer, h api.RuleHistory) {

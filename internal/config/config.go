@@ -233,6 +233,9 @@ const (
 	DefaultRate = 200
 	// LeastCheckpointEvery is how often a checkpoint may be signed by itself.
 	LeastCheckpointEvery = time.Minute
+	DefaultRevokeSources = 2
+	DefaultTrustMatches  = 20
+	DefaultTrustFor      = 14 * 24 * time.Hour
 	maxRevokeSources     = 8
 	maxTrustFor          = 366 * 24 * time.Hour
 	// maxConfigBytes bounds a configuration file.
@@ -420,6 +423,15 @@ func (c *Config) defaults() {
 	}
 	if c.TLS != nil {
 		c.TLS.Cert, c.TLS.Key = c.Path(c.TLS.Cert), c.Path(c.TLS.Key)
+	}
+	if c.Suspicion.RevokeSources == 0 {
+		c.Suspicion.RevokeSources = DefaultRevokeSources
+	}
+	if c.Trust.Matches == 0 {
+		c.Trust.Matches = DefaultTrustMatches
+	}
+	if c.Trust.For == 0 {
+		c.Trust.For = staunch.Duration(DefaultTrustFor)
 	}
 	if c.Guard.FailMode == "" {
 		c.Guard.FailMode = "deny"

@@ -206,16 +206,11 @@ func recordTrust(tx TrustTx, ev staunch.TrustEvent) error {
 // Criteria are what a rule has to show before it is recommended for the next mode.
 // Nothing is ever promoted by them.
 type Criteria struct {
-	// Matches is how many matches it needs in its present mode (20), over at least
-	// For (14 days), and none of the containments that were judged since may have
+	// Matches is how many matches it needs in its present mode, over at least For, and
+	// none of the containments that were judged since may have
 	// been wrong.
 	Matches int              `json:"matches"`
 	For     staunch.Duration `json:"for"`
-}
-
-// DefaultCriteria are the defaults of Criteria.
-func DefaultCriteria() Criteria {
-	return Criteria{Matches: 20, For: staunch.Duration(14 * 24 * time.Hour)}
 }
 
 // Trial is what a rule has shown in its present mode.

@@ -244,7 +244,7 @@ func (t Teller) RuleMoved(ev staunch.TrustEvent) []store.Notice {
 	m := Message{
 		V: staunch.Version, ID: newID("msg", string(kind), ev.ID), Kind: kind, Containment: ev.Containment, At: ev.At,
 		Why:     []string{fmt.Sprintf("rule %s goes from %s to %s, by %s: %s", ev.Rule, ev.From, ev.To, ev.By, ev.Reason)},
-		Release: "staunch trust show " + ev.Rule + "\nOnly a person promotes a rule.",
+		Release: "staunch trust " + ev.Rule + "\nOnly a person promotes a rule.",
 	}
 	if t.Link != nil && ev.Containment != "" {
 		m.URL = t.Link(ev.Containment)

@@ -30,7 +30,7 @@ type observed struct {
 // nothingNew reports whether a decision need not be stored, and otherwise notes
 // that it is.
 func (p *Pipeline) nothingNew(tx store.Tx, d staunch.Decision, now staunch.Time) (bool, error) {
-	if p.opt.EveryDecision || d.Verdict != staunch.VerdictObserve && d.Verdict != staunch.VerdictInform {
+	if p.opt.EveryDecision || d.Drill != "" || d.Verdict != staunch.VerdictObserve && d.Verdict != staunch.VerdictInform {
 		return false, nil
 	}
 	name := "observed/" + d.Subject.Key()
