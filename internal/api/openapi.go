@@ -103,6 +103,7 @@ func (s *Server) register() (err error) {
 	s.registerLists()
 	s.registerBreakers()
 	s.registerTrust()
+	s.registerDrills()
 	s.registerTokens()
 	s.registerOperator()
 	if err := s.registerAuthZEN(); err != nil {

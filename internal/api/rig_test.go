@@ -96,7 +96,7 @@ func newRig(t testing.TB, change ...func(*Options)) *rig {
 	}
 	opt := Options{
 		Store: st, Auth: r.auth, Ingest: r.ingest, Cases: engineCases{r.engine, st}, Knowledge: fakeKnowledge{}, Guard: realGuard{r.guard},
-		Operator: r.oper, Rehearse: fakeRehearser{}, Trust: fakeTruster{}, Chain: chain, URL: "https://staunch.example/", Log: slog.New(slog.NewTextHandler(lockedWriter{r}, nil)),
+		Operator: r.oper, Rehearse: fakeRehearser{}, Trust: fakeTruster{}, Drill: fakeDriller{}, Chain: chain, URL: "https://staunch.example/", Log: slog.New(slog.NewTextHandler(lockedWriter{r}, nil)),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "staunch_up 1\n") }),
 	}
 	for _, c := range change {
@@ -396,6 +396,21 @@ func (fakeTruster) Move(tx store.Tx, req TrustRequest, up bool, who string) (sta
 		ev.Kind, ev.To = staunch.TrustPromoted, staunch.ModeEnforce
 	}
 	return ev, nil
+}
+
+// fakeDriller knows the drill "canary".
+type fakeDriller struct{}
+
+func (fakeDriller) Begin(tx store.Tx, name, key, who string) (staunch.Drill, error) {
+	if name != "canary" {
+		return staunch.Drill{}, fmt.Errorf("drill %s: %w", name, staunch.ErrNotFound)
+	}
+	d := staunch.Drill{V: staunch.Version, ID: staunch.DrillID(name, who+key), Name: name, Canary: appRW, By: who, Phase: staunch.DrillInjecting, Began: 1}
+	return d, tx.PutDrill(d)
+}
+
+func (fakeDriller) Configured(store.Reader) ([]DrillStanding, error) {
+	return []DrillStanding{{Name: "canary", Canary: appRW}}, nil
 }
 
 // fakeRehearser has two lines and the summary, or fails where the request's mode

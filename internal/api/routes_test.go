@@ -42,6 +42,9 @@ var access = map[string][]auth.Role{
 	"GET /v1/trust":                          {"viewer", "responder", "approver", "admin"},
 	"GET /v1/trust/rule":                     {"viewer", "responder", "approver", "admin"},
 	"POST /v1/trust/promote":                 {"approver", "admin"},
+	"GET /v1/drills":                         {"viewer", "responder", "approver", "admin"},
+	"GET /v1/drills/{id}":                    {"viewer", "responder", "approver", "admin"},
+	"POST /v1/drills":                        {"approver", "admin"},
 	"POST /v1/trust/demote":                  {"approver", "admin"},
 	"GET /v1/tokens":                         {"admin"},
 	"POST /v1/tokens":                        {"admin"},
@@ -166,7 +169,7 @@ func TestEveryRouteAsksWhoMay(t *testing.T) {
 }
 
 // nobodys are the routes that tell of what is nobody's in particular.
-var nobodys = []string{"GET /v1/breakers", "GET /v1/trust", "GET /v1/trust/rule"}
+var nobodys = []string{"GET /v1/breakers", "GET /v1/trust", "GET /v1/trust/rule", "GET /v1/drills", "GET /v1/drills/{id}"}
 
 // TestLimitedTokens: what concerns the deployment as a whole is not for tokens
 // that are limited to a part of it.

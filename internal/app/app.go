@@ -74,6 +74,7 @@ type App struct {
 
 	logins      logins
 	checkpoints checkpoints
+	drills      drills
 
 	mu    sync.RWMutex
 	setup *Setup
@@ -167,9 +168,10 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 	a.auth = auth.New(a.store, auth.Options{Clock: opt.Clock, Observe: a.logins.note})
 	var metrics = promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{})
 	a.registerMetrics()
+	a.drills = newDrills(a.metrics)
 	if a.api, err = api.New(api.Options{
 		Store: a.store, Auth: a.auth, Ingest: ingester{a}, Cases: cases{a}, Knowledge: knowledge{a}, Guard: evaluator{a.guard},
-		Operator: operator{a}, Rehearse: &rehearser{a: a}, Trust: truster{a}, Chain: a.chain, Metrics: metrics, MetricsOpen: cfg.MetricsOpen, URL: cfg.URL,
+		Operator: operator{a}, Rehearse: &rehearser{a: a}, Trust: truster{a}, Drill: driller{a}, Chain: a.chain, Metrics: metrics, MetricsOpen: cfg.MetricsOpen, URL: cfg.URL,
 		TLS: cfg.TLS, Version: opt.Version, Clock: opt.Clock, Log: opt.Log,
 	}); err != nil {
 		return nil, err
@@ -387,6 +389,7 @@ func (a *App) Start(ctx context.Context) error {
 	}
 	a.wg.Go(func() { a.followBundle(run) })
 	a.wg.Go(func() { a.keepLogins(run) })
+	a.wg.Go(func() { a.keepDrills(run) })
 	if a.cfg.Audit.CheckpointEvery > 0 {
 		a.wg.Go(func() { a.keepCheckpoints(run) })
 	}

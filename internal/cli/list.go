@@ -117,7 +117,11 @@ func (g *globals) list(ctx context.Context, c *client.Client, what string, open,
 	}
 	l, err := c.Containments(ctx, open, page)
 	return listed(g, l, err, l.Items, l.Next, []any{"ID", "OPENED", "SUBJECT", "PHASE", "TIER", "IDENTITY", "OWNER"}, func(c staunch.Containment) []any {
-		return []any{c.ID, c.Opened, c.Subject, c.Phase, c.Tier, orElse(c.Identity.Name, "unknown"), orElse(c.Identity.Owner, "-")}
+		phase := string(c.Phase)
+		if c.Drill != "" {
+			phase += " (drill)"
+		}
+		return []any{c.ID, c.Opened, c.Subject, phase, c.Tier, orElse(c.Identity.Name, "unknown"), orElse(c.Identity.Owner, "-")}
 	})
 }
 

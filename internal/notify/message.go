@@ -166,7 +166,12 @@ type Teller struct {
 // Notices returns one row for each channel that the case names, or for every
 // channel where it names none. A message's id is derived from the case, the
 // event and the instant, so that a transaction that runs again makes the same.
+//
+// Of an exercise's case nobody is told: DrillFailed tells of its end.
 func (t Teller) Notices(event string, c staunch.Containment, steps []staunch.Step, now staunch.Time) []store.Notice {
+	if c.Drill != "" {
+		return nil
+	}
 	m := MessageOf(event, c, steps, now)
 	if t.Link != nil {
 		m.URL = t.Link(c.ID)

@@ -496,6 +496,28 @@ func (c *Client) Demote(ctx context.Context, req api.TrustRequest) (api.TrustMov
 	return post[api.TrustMoved](ctx, c, "/v1/trust/demote", req)
 }
 
+// Drills lists exercises, newest first; name restricts to those of one name.
+func (c *Client) Drills(ctx context.Context, name string, p Page) (api.Drills, error) {
+	q := p.query()
+	if name != "" {
+		q.Set("name", name)
+	}
+	return get[api.Drills](ctx, c, "/v1/drills", q)
+}
+
+// Drill returns one exercise.
+func (c *Client) Drill(ctx context.Context, id string) (api.DrillStory, error) {
+	if err := checkID(id); err != nil {
+		return api.DrillStory{}, err
+	}
+	return get[api.DrillStory](ctx, c, "/v1/drills/"+id, nil)
+}
+
+// RunDrill begins the configured exercise of that name.
+func (c *Client) RunDrill(ctx context.Context, name string) (api.DrillStory, error) {
+	return post[api.DrillStory](ctx, c, "/v1/drills", api.DrillRequest{Name: name})
+}
+
 // Verify checks the record log on the server.
 func (c *Client) Verify(ctx context.Context) (record.Report, error) {
 	return get[record.Report](ctx, c, pathVerify, nil)

@@ -12,11 +12,11 @@ func (r *reader) Trust(rule string) (staunch.RuleTrust, error) {
 }
 
 func (r *reader) Trusts() ([]staunch.RuleTrust, error) {
-	return list[staunch.RuleTrust](r, "the trust in rules", "SELECT body FROM trust ORDER BY rule")
+	return list[staunch.RuleTrust](r, "the trust in rules", "SELECT body FROM trust WHERE rule > '' ORDER BY rule")
 }
 
 func (r *reader) SteeredRules() ([]staunch.RuleTrust, error) {
-	return list[staunch.RuleTrust](r, "the trust in rules", "SELECT body FROM trust WHERE steers = 1 ORDER BY rule")
+	return list[staunch.RuleTrust](r, "the trust in rules", "SELECT body FROM trust WHERE steers = 1 AND rule > '' ORDER BY rule")
 }
 
 func (r *reader) TrustEvents(rule string, limit int) ([]staunch.TrustEvent, error) {
@@ -160,7 +160,7 @@ func (r *reader) Drills(name string, p store.Page) ([]staunch.Drill, error) {
 }
 
 func (r *reader) UnfinishedDrills() ([]staunch.Drill, error) {
-	return list[staunch.Drill](r, "drills", "SELECT body FROM drills WHERE ended = 0 ORDER BY id")
+	return list[staunch.Drill](r, "drills", "SELECT body FROM drills WHERE ended = 0 AND id > '' ORDER BY id")
 }
 
 func (t *tx) PutDrill(d staunch.Drill) error {
