@@ -423,6 +423,7 @@ realms: [{name: r, platform: p}]
 sources: [{name: s, format: json, realm: r, tail: {path: f}}]
 guard: {subjects: [{type: t, kind: account, realm: r, scheme: x}]}
 notify: [{name: n, type: slack, url: u}]
+drills: [{name: d, canary: "account:r:x:y", source: s, record: "{{id}}"}]
 tls: {cert: c, key: k}
 `), "staunch.yaml")
 	if err != nil {

@@ -155,6 +155,12 @@ type kept struct {
 
 // run reads the decisions, the newest first, a page a snapshot.
 func (b *backtest) run(ctx context.Context, may func(staunch.Decision) bool, emit func(api.BacktestLine) error) error {
+	if err := b.a.store.View(ctx, func(r store.Reader) (err error) {
+		b.sum.Trust, err = r.SteeredRules()
+		return err
+	}); err != nil {
+		return fmt.Errorf("reading how far rules are trusted: %w", err)
+	}
 	said := time.Now()
 	page := store.Page{Limit: store.MaxPage}
 	for read := 0; ; {

@@ -372,6 +372,7 @@ func (a *App) inject(ctx context.Context, d staunch.Drill) error {
 	exercise := *src
 	exercise.Drill = &pipeline.Drill{ID: d.ID, Canaries: []staunch.Ref{d.Canary}}
 	crashpoint.Here("drill.inject")
+	sent := staunch.TimeOf(a.opt.Clock.Now())
 	rep, err := a.pipe.Ingest(ctx, &exercise, strings.NewReader(d.Record), "")
 	crashpoint.Here("drill.injected")
 	switch {
@@ -384,23 +385,26 @@ func (a *App) inject(ctx context.Context, d staunch.Drill) error {
 	case len(rep.Rejected) > 0:
 		return fail("its record was refused: %s", rep.Rejected[0].Error)
 	}
-	return a.changeDrill(ctx, d.ID, a.findCase)
+	return a.changeDrill(ctx, d.ID, func(tx store.Tx, d *staunch.Drill, _ staunch.Time) error {
+		return findCase(tx, d, sent)
+	})
 }
 
-// findCase finds what the record led to.
-func (a *App) findCase(tx store.Tx, d *staunch.Drill, now staunch.Time) error {
-	d.Mark(staunch.DrillMarkInjected, now)
+// findCase finds what the record led to that was sent at an instant.
+func findCase(tx store.Tx, d *staunch.Drill, sent staunch.Time) error {
 	ds, err := tx.Decisions(store.Page{Limit: store.MaxPage})
 	if err != nil {
 		return err
 	}
 	i := slices.IndexFunc(ds, func(o staunch.Decision) bool { return o.Drill == d.ID })
 	if i < 0 {
+		d.Mark(staunch.DrillMarkInjected, sent)
 		failDrill(d, "nobody decided anything: no rule matched its record, or none accuses %s", d.Canary)
 		return nil
 	}
 	made := ds[i]
 	d.Decision, d.Containment = made.ID, made.Containment
+	d.Mark(staunch.DrillMarkInjected, min(sent, made.Made)) // it may have been sent once more
 	d.Mark(staunch.DrillMarkDecided, made.Made)
 	if made.Containment == "" {
 		failDrill(d, "nothing was contained: the verdict was %s (%s)", made.Verdict, strings.Join(made.Reasons, "; "))
