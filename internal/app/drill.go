@@ -134,6 +134,9 @@ func (a *App) runDrills(ctx context.Context) (busy bool, err error) {
 		busy = true
 	}
 	for _, d := range open {
+		if _, ok := s.Config.Drill(d.Name); !ok && d.Phase == staunch.DrillInjecting && now <= d.Due {
+			continue // another node may have it in its configuration
+		}
 		mine := false
 		err := a.store.Update(ctx, func(tx store.Tx) (err error) {
 			_, mine, err = tx.Lease("drill/"+d.ID, a.cfg.Node, drillLease)
@@ -270,7 +273,7 @@ func (a *App) advanceDrill(ctx context.Context, id string) error {
 // changeDrill reads the row, lets fn change it and keeps it where its phase
 // changed, in one transaction. A phase that is over ends the exercise.
 func (a *App) changeDrill(ctx context.Context, id string, fn func(tx store.Tx, d *staunch.Drill, now staunch.Time) error) error {
-	err := a.store.Update(ctx, func(tx store.Tx) error {
+	return a.store.Update(ctx, func(tx store.Tx) error {
 		d, err := tx.Drill(id)
 		if err != nil {
 			return err
@@ -289,10 +292,9 @@ func (a *App) changeDrill(ctx context.Context, id string, fn func(tx store.Tx, d
 				return err
 			}
 		}
+		tx.OnCommit(func() { crashpoint.Here("drill.committed") })
 		return a.putDrill(tx, d, "engine", now)
 	})
-	crashpoint.Here("drill.committed")
-	return err
 }
 
 // endDrill tells people of a failure, and the metrics of the end.

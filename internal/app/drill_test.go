@@ -136,12 +136,11 @@ func TestDrillFails(t *testing.T) {
 	t.Run("the configuration has it no more", func(t *testing.T) {
 		n, p := drillNode(t)
 		p.SetDown(true)
-		// It cannot begin before the reload: nobody looks for it while we hold the row.
 		var d staunch.Drill
 		if err := n.app.Store().Update(t.Context(), func(tx store.Tx) error {
 			now := staunch.TimeOf(time.Now())
 			d = staunch.Drill{ID: staunch.DrillID("gone", "1"), Name: "gone", Canary: staunch.Ref{Kind: staunch.KindAccount, Realm: "json/app", Scheme: "name", Value: "mallory"},
-				Source: "events", By: "test", Phase: staunch.DrillInjecting, Began: now, Due: now.Add(time.Minute), Record: event("1", "mallory", "dump")}
+				Source: "events", By: "test", Phase: staunch.DrillInjecting, Began: now, Due: now, Record: event("1", "mallory", "dump")}
 			return tx.PutDrill(d)
 		}); err != nil {
 			t.Fatal(err)
