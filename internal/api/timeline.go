@@ -148,12 +148,15 @@ func tell(r staunch.Record) (kind, text string) {
 		Guards    []string         `json:"guards"`
 		Target    string           `json:"target"`
 		PlannedBy string           `json:"planned_by"`
+		WasDrill  string           `json:"was_drill"`
 	}
 	// A body of another shape is told by its kind alone.
 	_ = json.Unmarshal(r.Body, &b)
 	switch r.Kind {
 	case staunch.RecordContainment:
 		switch {
+		case b.WasDrill != "":
+			return momentCase, "from here on a real case: it was of drill " + b.WasDrill
 		case b.RaisedTo != nil:
 			return momentCase, fmt.Sprintf("raised to %s, playbook %s", *b.RaisedTo, b.Playbook)
 		case b.Request != "":

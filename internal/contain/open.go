@@ -235,8 +235,14 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 		con.Since = req.Since
 	}
 	renewScope(&con, req.Playbook, now)
-	if req.Drill == "" {
-		con.Drill = "" // from here on it is a real case, which no exercise releases
+	if con.Drill != "" && req.Drill == "" {
+		// From here on it is a real case, which no exercise releases.
+		if err := record(tx, staunch.RecordContainment, actorOf(req), con.ID, now, map[string]any{
+			"was_drill": con.Drill, "decision": req.Decision, "reasons": req.Reasons,
+		}); err != nil {
+			return Opened{}, err
+		}
+		con.Drill = ""
 	}
 	raised := req.Tier > con.Tier
 	// What was admitted does not wait for the person that an earlier decision

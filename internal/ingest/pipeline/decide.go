@@ -305,13 +305,14 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, dr
 	raise := slices.ContainsFunc(open, func(c staunch.Containment) bool {
 		return c.Phase != staunch.PhaseReleasing && c.Phase != staunch.PhaseApproval
 	})
+	playbook := j.outcome.Playbook
 	if drill != nil {
 		if why := drill.refuses(d.Scope, open); why != "" {
 			d.Verdict = staunch.VerdictProtected
 			d.Reasons = append(d.Reasons, why)
 			return nil, nil
 		}
-		j.outcome.Playbook.Derived, j.outcome.Playbook.Widest = false, d.Scope.Kind
+		playbook.Derived, playbook.Widest = false, d.Scope.Kind
 		raise = true // an exercise takes nobody's place
 	}
 	a, err := p.rails.Load().Admit(tx, decide.Request{
@@ -328,7 +329,7 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, dr
 	}
 	o, err := p.opt.Cases.Open(tx, contain.OpenRequest{
 		Subject: d.Scope, Resolution: res, Origin: staunch.OriginPolicy, Opener: d.ID, Decision: d.ID, Tier: d.Tier,
-		Playbook: j.outcome.Playbook, Reasons: d.Reasons, Caps: a.Caps, Notify: d.Notify,
+		Playbook: playbook, Reasons: d.Reasons, Caps: a.Caps, Notify: d.Notify,
 		Since: since(j.evidence), Approval: d.Verdict == staunch.VerdictApproval, Drill: drill.id(),
 	})
 	if err != nil {
