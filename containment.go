@@ -97,6 +97,8 @@ type Containment struct {
 	// Trouble says what a person has to look at.
 	Trouble string   `json:"trouble,omitempty"`
 	Notify  []string `json:"notify,omitempty"`
+	// Drill is the id of the exercise that it belongs to, "" for a real case.
+	Drill string `json:"drill,omitempty"`
 }
 
 // ContainmentID derives the id of a case from its subject and what opened it: a
@@ -116,6 +118,9 @@ type Release struct {
 	// Rotated says that the secret was replaced first, so that nothing stolen
 	// comes back to life.
 	Rotated bool `json:"rotated,omitempty"`
+	// Verdict says whether the containment was called for, where whoever released
+	// it said so.
+	Verdict Judgement `json:"verdict,omitempty"`
 	// Kept lists effects that stay in force and why.
 	Kept []string `json:"kept,omitempty"`
 }

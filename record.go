@@ -23,6 +23,10 @@ const (
 	RecordBreaker     RecordKind = "breaker"
 	RecordNode        RecordKind = "node"
 	RecordLogin       RecordKind = "login"
+	// RecordTrust: a rule was promoted, demoted or judged.
+	RecordTrust RecordKind = "trust"
+	// RecordDrill: an exercise began, passed one of its marks, or ended.
+	RecordDrill RecordKind = "drill"
 )
 
 // Record is one line of the append-only, chained log. Lane, Seq, Prev and Hash

@@ -28,6 +28,14 @@ type Signal struct {
 	Events []string `json:"events,omitempty"`
 	Source string   `json:"source"`
 	Realm  string   `json:"realm"`
+	// Origin is what the source tells of, where it is configured to share that with
+	// other sources; "" is the source itself. Sources of one origin are one witness.
+	Origin string `json:"origin,omitempty"`
+	// Origins has the origins of a correlation's events where they are more than
+	// one: such a signal is nobody's own.
+	Origins []string `json:"origins,omitempty"`
+	// Drill is the id of the exercise that it belongs to, "" for a real one.
+	Drill string `json:"drill,omitempty"`
 	// Ceiling is the highest tier that this source's signals may cause alone.
 	Ceiling Tier `json:"ceiling"`
 	// Mode is the rule's mode.
@@ -151,6 +159,8 @@ type Decision struct {
 	Notify []string `json:"notify,omitempty"`
 	// Inputs is the closed struct that CEL saw, for replay.
 	Inputs json.RawMessage `json:"inputs,omitempty"`
+	// Drill is the id of the exercise that it belongs to, "" for a real one.
+	Drill string `json:"drill,omitempty"`
 }
 
 // DecisionID derives a decision's id from its subject, its inputs' signal ids

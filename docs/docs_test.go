@@ -423,6 +423,7 @@ realms: [{name: r, platform: p}]
 sources: [{name: s, format: json, realm: r, tail: {path: f}}]
 guard: {subjects: [{type: t, kind: account, realm: r, scheme: x}]}
 notify: [{name: n, type: slack, url: u}]
+drills: [{name: d, canary: "account:r:x:y", source: s, record: "{{id}}"}]
 tls: {cert: c, key: k}
 `), "staunch.yaml")
 	if err != nil {
@@ -485,8 +486,9 @@ func flatten(out map[string]string, prefix string, v reflect.Value) {
 		key := prefix + name
 		_, isNode := x.Interface().(yaml.Node)
 		_, isSecret := x.Interface().(staunch.Secret)
+		_, isRef := x.Interface().(staunch.Ref)
 		switch {
-		case x.Kind() == reflect.Struct && !isNode && !isSecret:
+		case x.Kind() == reflect.Struct && !isNode && !isSecret && !isRef:
 			flatten(out, key+".", x)
 		case x.Kind() == reflect.Slice && x.Type().Elem().Kind() == reflect.Struct && x.Len() > 0:
 			flatten(out, key+"[].", x.Index(0))
@@ -595,7 +597,7 @@ func parses(words []string, prose bool) error {
 		return err
 	}
 	args := cmd.Flags().Args()
-	if cmd.HasSubCommands() && len(args) > 0 {
+	if cmd.HasSubCommands() && len(args) > 0 && !strings.Contains(cmd.Use, " ") { // it takes none itself
 		return fmt.Errorf("%s has no command %q", cmd.CommandPath(), args[0])
 	}
 	if prose {

@@ -121,6 +121,8 @@ type Options struct {
 	Guard     Guard
 	Operator  Operator
 	Rehearse  Rehearser
+	Trust     Truster
+	Drill     Driller
 	// Chain checks and exports the record log.
 	Chain *record.Chain
 	// Metrics serves /metrics; without it the endpoint answers 404.
@@ -186,8 +188,8 @@ type Server struct {
 func New(opt Options) (*Server, error) {
 	switch {
 	case opt.Store == nil, opt.Auth == nil, opt.Ingest == nil, opt.Cases == nil, opt.Knowledge == nil,
-		opt.Guard == nil, opt.Operator == nil, opt.Rehearse == nil, opt.Chain == nil:
-		return nil, errors.New("api: Store, Auth, Ingest, Cases, Knowledge, Guard, Operator, Rehearse and Chain are required")
+		opt.Guard == nil, opt.Operator == nil, opt.Rehearse == nil, opt.Trust == nil, opt.Drill == nil, opt.Chain == nil:
+		return nil, errors.New("api: Store, Auth, Ingest, Cases, Knowledge, Guard, Operator, Rehearse, Trust, Drill and Chain are required")
 	case opt.URL == "":
 		return nil, errors.New("api: URL is required")
 	}

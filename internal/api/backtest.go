@@ -153,6 +153,9 @@ type BacktestSummary struct {
 	Skipped   int `json:"skipped,omitempty"`
 	// UnseenRules lists the rules with another mode that no decision rests on.
 	UnseenRules []string `json:"unseen_rules,omitempty"`
+	// Trust lists the rules whose mode is not what their files say now. Decisions are
+	// decided again with what it was then.
+	Trust []staunch.RuleTrust `json:"trust,omitempty"`
 	// Truncated says that there was more than one backtest looks at.
 	Truncated bool `json:"truncated,omitempty"`
 	// The subjects, by what differs.

@@ -173,7 +173,7 @@ func (s *Server) registerContainments() {
 					return nil, err
 				}
 				return s.change(ctx, p, verb, in.ID, func(tx store.Tx) (staunch.Containment, error) {
-					con, err := do(tx, in.ID, staunch.Release{Reason: reason, By: p.Name, Revive: in.Body.Revive, Rotated: in.Body.Rotated})
+					con, err := do(tx, in.ID, staunch.Release{Reason: reason, By: p.Name, Revive: in.Body.Revive, Rotated: in.Body.Rotated, Verdict: in.Body.Verdict})
 					if !errors.Is(err, staunch.ErrConflict) || in.Body.Revive || in.Body.Rotated {
 						return con, err
 					}

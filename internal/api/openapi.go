@@ -102,6 +102,8 @@ func (s *Server) register() (err error) {
 	s.registerBacktest()
 	s.registerLists()
 	s.registerBreakers()
+	s.registerTrust()
+	s.registerDrills()
 	s.registerTokens()
 	s.registerOperator()
 	if err := s.registerAuthZEN(); err != nil {

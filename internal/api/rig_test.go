@@ -96,7 +96,7 @@ func newRig(t testing.TB, change ...func(*Options)) *rig {
 	}
 	opt := Options{
 		Store: st, Auth: r.auth, Ingest: r.ingest, Cases: engineCases{r.engine, st}, Knowledge: fakeKnowledge{}, Guard: realGuard{r.guard},
-		Operator: r.oper, Rehearse: fakeRehearser{}, Chain: chain, URL: "https://staunch.example/", Log: slog.New(slog.NewTextHandler(lockedWriter{r}, nil)),
+		Operator: r.oper, Rehearse: fakeRehearser{}, Trust: fakeTruster{}, Drill: fakeDriller{}, Chain: chain, URL: "https://staunch.example/", Log: slog.New(slog.NewTextHandler(lockedWriter{r}, nil)),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "staunch_up 1\n") }),
 	}
 	for _, c := range change {
@@ -371,6 +371,46 @@ func (c engineCases) Revivals(r store.Reader, id string) ([]string, error) {
 		return nil, err
 	}
 	return contain.Revivals(cs), nil
+}
+
+// fakeTruster knows the rule "known" in mode recommend.
+type fakeTruster struct{}
+
+func (fakeTruster) Trusts(r store.Reader, after string, limit int, all bool) (Trusts, error) {
+	return Trusts{V: staunch.Version, Items: []RuleStanding{{RuleUse: staunch.RuleUse{Rule: "known"}, Mode: staunch.ModeRecommend}}}, nil
+}
+
+func (fakeTruster) Trust(_ store.Reader, rule string) (RuleHistory, error) {
+	if rule != "known" {
+		return RuleHistory{}, fmt.Errorf("rule %s: %w", rule, staunch.ErrNotFound)
+	}
+	return RuleHistory{V: staunch.Version, History: []staunch.TrustEvent{}}, nil
+}
+
+func (fakeTruster) Move(tx store.Tx, req TrustRequest, up bool, who string) (staunch.TrustEvent, error) {
+	if req.Rule != "known" {
+		return staunch.TrustEvent{}, fmt.Errorf("rule %s: %w", req.Rule, staunch.ErrNotFound)
+	}
+	ev := staunch.TrustEvent{V: staunch.Version, ID: "tru_1", Rule: req.Rule, Kind: staunch.TrustDemoted, From: staunch.ModeRecommend, By: who, Reason: req.Reason}
+	if up {
+		ev.Kind, ev.To = staunch.TrustPromoted, staunch.ModeEnforce
+	}
+	return ev, nil
+}
+
+// fakeDriller knows the drill "canary".
+type fakeDriller struct{}
+
+func (fakeDriller) Begin(tx store.Tx, name, key, who string) (staunch.Drill, error) {
+	if name != "canary" {
+		return staunch.Drill{}, fmt.Errorf("drill %s: %w", name, staunch.ErrNotFound)
+	}
+	d := staunch.Drill{V: staunch.Version, ID: staunch.DrillID(name, who+key), Name: name, Canary: appRW, By: who, Phase: staunch.DrillInjecting, Began: 1}
+	return d, tx.PutDrill(d)
+}
+
+func (fakeDriller) Configured(store.Reader) ([]DrillStanding, error) {
+	return []DrillStanding{{Name: "canary", Canary: appRW}}, nil
 }
 
 // fakeRehearser has two lines and the summary, or fails where the request's mode

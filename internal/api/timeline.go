@@ -148,12 +148,15 @@ func tell(r staunch.Record) (kind, text string) {
 		Guards    []string         `json:"guards"`
 		Target    string           `json:"target"`
 		PlannedBy string           `json:"planned_by"`
+		WasDrill  string           `json:"was_drill"`
 	}
 	// A body of another shape is told by its kind alone.
 	_ = json.Unmarshal(r.Body, &b)
 	switch r.Kind {
 	case staunch.RecordContainment:
 		switch {
+		case b.WasDrill != "":
+			return momentCase, "from here on a real case: it was of drill " + b.WasDrill
 		case b.RaisedTo != nil:
 			return momentCase, fmt.Sprintf("raised to %s, playbook %s", *b.RaisedTo, b.Playbook)
 		case b.Request != "":
@@ -178,9 +181,18 @@ func tell(r staunch.Record) (kind, text string) {
 			case b.Release.Revive:
 				how = "; what comes back to life was confirmed"
 			}
+			if v := b.Release.Verdict; v != "" {
+				how += "; judged " + string(v)
+			}
 			return momentRelease, fmt.Sprintf("%s: %s%s", orElse(b.Request, "release"), b.Release.Reason, how)
 		}
 		return momentRelease, "released"
+	case staunch.RecordTrust:
+		var ev staunch.TrustEvent
+		_ = json.Unmarshal(r.Body, &ev)
+		if ev.Kind == staunch.TrustDemoted {
+			return momentRelease, fmt.Sprintf("rule %s was demoted from %s to %s", ev.Rule, ev.From, ev.To)
+		}
 	case staunch.RecordProof:
 		if len(b.Guards) > 0 {
 			return momentProof, fmt.Sprintf("the fast plane's hold on %s is applied by every live guard (%s)", b.Target, strings.Join(b.Guards, ", "))

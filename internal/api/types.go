@@ -143,6 +143,9 @@ type ReleaseRequest struct {
 	Revive bool `json:"revive,omitempty"`
 	// Rotated says that the secrets were replaced first.
 	Rotated bool `json:"rotated,omitempty"`
+	// Verdict says whether the containment was called for. Wrong takes the rules
+	// behind it one mode down at once: from enforce to recommend to shadow.
+	Verdict staunch.Judgement `json:"verdict,omitempty" enum:"wrong,right"`
 }
 
 // ExtendRequest puts a window or expiry off.

@@ -74,6 +74,7 @@ type App struct {
 
 	logins      logins
 	checkpoints checkpoints
+	drills      drills
 
 	mu    sync.RWMutex
 	setup *Setup
@@ -152,13 +153,14 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 		Teller: a.teller(), Observer: opt.Observer, Clock: opt.Clock, Log: opt.Log, Node: cfg.Node,
 		Protected: a.protected,
 		Admit:     a.admitApproved,
+		Judged:    a.judged,
 	}); err != nil {
 		return nil, err
 	}
 	if a.pipe, err = pipeline.New(pipeline.Options{
 		Store: a.store, Inventory: a.inv, Cases: a.engine, Clock: opt.Clock, Log: opt.Log, Sealer: a.keys,
 		Digest: func(b []byte) string { return fmt.Sprintf("hmac-sha256:%x", a.keys.MAC("record digest", b)) },
-		IsOwn:  a.engine.IsOwn, Own: a.engine.OwnRefs, Guardrails: setup.Guardrails, Params: params(cfg),
+		IsOwn:  a.engine.IsOwn, Own: a.engine.OwnRefs, Guardrails: setup.Guardrails, Params: Params(cfg),
 		Mode: cfg.Mode, PlatformOf: a.platformOf, Teller: a.teller(), Observe: opt.OnDecision,
 	}, setup.Bundle); err != nil {
 		return nil, err
@@ -166,9 +168,10 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 	a.auth = auth.New(a.store, auth.Options{Clock: opt.Clock, Observe: a.logins.note})
 	var metrics = promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{})
 	a.registerMetrics()
+	a.drills = newDrills(a.metrics)
 	if a.api, err = api.New(api.Options{
 		Store: a.store, Auth: a.auth, Ingest: ingester{a}, Cases: cases{a}, Knowledge: knowledge{a}, Guard: evaluator{a.guard},
-		Operator: operator{a}, Rehearse: &rehearser{a: a}, Chain: a.chain, Metrics: metrics, MetricsOpen: cfg.MetricsOpen, URL: cfg.URL,
+		Operator: operator{a}, Rehearse: &rehearser{a: a}, Trust: truster{a}, Drill: driller{a}, Chain: a.chain, Metrics: metrics, MetricsOpen: cfg.MetricsOpen, URL: cfg.URL,
 		TLS: cfg.TLS, Version: opt.Version, Clock: opt.Clock, Log: opt.Log,
 	}); err != nil {
 		return nil, err
@@ -176,8 +179,9 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 	return a, nil
 }
 
-func params(cfg *config.Config) decide.Params {
-	return decide.Params{HalfLife: cfg.Suspicion.HalfLife.Std(), RollUp: cfg.Suspicion.RollUp}
+// Params returns the constants of suspicion that the configuration gives.
+func Params(cfg *config.Config) decide.Params {
+	return decide.Params{HalfLife: cfg.Suspicion.HalfLife.Std(), RollUp: cfg.Suspicion.RollUp, RevokeSources: cfg.Suspicion.RevokeSources}
 }
 
 func (a *App) newGuard() *guard.Guard {
@@ -385,6 +389,7 @@ func (a *App) Start(ctx context.Context) error {
 	}
 	a.wg.Go(func() { a.followBundle(run) })
 	a.wg.Go(func() { a.keepLogins(run) })
+	a.wg.Go(func() { a.keepDrills(run) })
 	if a.cfg.Audit.CheckpointEvery > 0 {
 		a.wg.Go(func() { a.keepCheckpoints(run) })
 	}

@@ -155,6 +155,12 @@ type kept struct {
 
 // run reads the decisions, the newest first, a page a snapshot.
 func (b *backtest) run(ctx context.Context, may func(staunch.Decision) bool, emit func(api.BacktestLine) error) error {
+	if err := b.a.store.View(ctx, func(r store.Reader) (err error) {
+		b.sum.Trust, err = r.SteeredRules()
+		return err
+	}); err != nil {
+		return fmt.Errorf("reading how far rules are trusted: %w", err)
+	}
 	said := time.Now()
 	page := store.Page{Limit: store.MaxPage}
 	for read := 0; ; {
@@ -223,6 +229,10 @@ func (b *backtest) keep(r store.Reader, d staunch.Decision) (kept, error) {
 	}
 	var signals []staunch.Signal
 	var accused []staunch.Ref
+	trust := make(map[string]staunch.RuleTrust, len(k.in.Trust)) // as it was then
+	for _, t := range k.in.Trust {
+		trust[t.Rule] = t
+	}
 	for _, id := range d.Signals {
 		s, err := r.Signal(id)
 		if errors.Is(err, staunch.ErrNotFound) {
@@ -236,6 +246,7 @@ func (b *backtest) keep(r store.Reader, d staunch.Decision) (kept, error) {
 				continue
 			}
 			s.Mode = m.mode
+			delete(trust, s.Rule)
 		}
 		signals, accused = append(signals, s), append(accused, s.Accused)
 	}
@@ -248,7 +259,8 @@ func (b *backtest) keep(r store.Reader, d staunch.Decision) (kept, error) {
 		m := at[s.Accused]
 		evidence = append(evidence, decide.Evidence{Signal: s, Hops: m.Hops, Entity: m.Entity})
 	}
-	a := params(b.setup.Config).Assess(d.Subject, evidence)
+	decide.Steer(evidence, trust)
+	a := Params(b.setup.Config).Assess(d.Subject, evidence)
 	k.views = &a.Views
 	return k, nil
 }
@@ -386,7 +398,7 @@ func (b *backtest) count(s *rehearsed) {
 			is  bool
 		}{
 			{api.HurtFalseAlarm, falseAlarm}, {api.HurtProtected, s.protected},
-			{api.HurtProduction, production.MatchString(s.Environment)}, {api.HurtShared, s.Shared},
+			{api.HurtProduction, decide.Production(s.Environment)}, {api.HurtShared, s.Shared},
 		} {
 			if h.is {
 				s.Hurts = append(s.Hurts, h.why)
@@ -438,9 +450,8 @@ func (s *rehearsed) readCases(r store.Reader) error {
 }
 
 var (
-	production = regexp.MustCompile(`(?i)^prod(uction)?([-_./].*)?$`)
-	saysFalse  = regexp.MustCompile(`(?i)\bfalse[ -]?(alarm|positive)s?\b|\bmistake(n|nly)?\b|\bbenign\b|\blegitimate\b|\bwrong(ly)?\b`)
-	saysNotSo  = regexp.MustCompile(`(?i)\b(not?|isn't|wasn't|never)\s+(an?\s+)?(false|mistake|benign|legitimate|wrong)`)
+	saysFalse = regexp.MustCompile(`(?i)\bfalse[ -]?(alarm|positive)s?\b|\bmistake(n|nly)?\b|\bbenign\b|\blegitimate\b|\bwrong(ly)?\b`)
+	saysNotSo = regexp.MustCompile(`(?i)\b(not?|isn't|wasn't|never)\s+(an?\s+)?(false|mistake|benign|legitimate|wrong)`)
 )
 
 // clearedCase is what the record of a cleared window calls the request.
@@ -449,7 +460,10 @@ const clearedCase = "clear"
 // falseAlarm reports whether a person ended the case in the subject's favour: by
 // clearing its window, or by a release whose reason says so.
 func falseAlarm(r store.Reader, con staunch.Containment) (bool, error) {
-	if con.Release.By == "engine" {
+	switch {
+	case con.Release.Verdict != "":
+		return con.Release.Verdict == staunch.JudgedWrong, nil
+	case con.Release.By == "engine" || con.Drill != "":
 		return false, nil
 	}
 	if reason := con.Release.Reason; saysFalse.MatchString(reason) && !saysNotSo.MatchString(reason) {

@@ -83,6 +83,7 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 		}
 		s.Sources[c.Name] = &pipeline.Source{
 			Name: c.Name, Realm: c.Realm, Format: f, Ceiling: *c.Ceiling, Skew: c.Skew, Lateness: c.Lateness, Accuses: c.Accuses,
+			Origin: c.Origin,
 		}
 	}
 	set, correlations, ruleErrs, ruleData, err := loadRules(cfg)
@@ -140,7 +141,9 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 		// Correlations is left out where there are none, so that a bundle without
 		// them has the hash that it had before there were any.
 		Correlations string `json:"correlations,omitempty"`
-	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules, correlations.Hash()})
+		// RevokeSources likewise: 0 is the default.
+		RevokeSources int `json:"revoke_sources,omitempty"`
+	}{staunch.Version, set.Hash(), relFiles, s.Identities, limits, cfg.Mode, relRules, correlations.Hash(), unless(cfg.Suspicion.RevokeSources, config.DefaultRevokeSources)})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the bundle: %w", err)
 	}
@@ -148,6 +151,14 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	s.Body = body
 	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Correlations: correlations, Policy: policy, Groups: inventory.CountGroups(s.Identities)}
 	return s, nil
+}
+
+// unless is n, or 0 where that is the default.
+func unless(n, usual int) int {
+	if n == usual {
+		return 0
+	}
+	return n
 }
 
 // relative names a file from the configuration's folder on.

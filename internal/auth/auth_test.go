@@ -440,8 +440,8 @@ func TestRightsTable(t *testing.T) {
 	want := map[Role]string{
 		RoleViewer:    "read metrics",
 		RoleResponder: "read metrics plan contain clear advance extend release",
-		RoleApprover:  "read metrics plan contain clear advance extend release approve",
-		RoleAdmin:     "read metrics plan contain clear advance extend release approve audit identity breaker parked config token",
+		RoleApprover:  "read metrics plan contain clear advance extend release approve trust drill",
+		RoleAdmin:     "read metrics plan contain clear advance extend release approve audit identity breaker parked config token trust drill",
 		RoleSource:    "ingest",
 		RolePEP:       "evaluate",
 	}

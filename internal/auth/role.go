@@ -48,6 +48,8 @@ const (
 	Parked   Verb = "parked"
 	Config   Verb = "config"
 	Token    Verb = "token"
+	Trust    Verb = "trust"
+	Drill    Verb = "drill"
 	Ingest   Verb = "ingest"
 	Evaluate Verb = "evaluate"
 )
@@ -141,6 +143,10 @@ func ruleOf(v Verb) (rule, bool) {
 		return rule{roles: admin, whole: true, does: "read and reload the configuration, run doctor"}, true
 	case Token:
 		return rule{roles: admin, whole: true, does: "make, list and revoke tokens"}, true
+	case Trust:
+		return rule{roles: approvers, whole: true, does: "promote and demote rules"}, true
+	case Drill:
+		return rule{roles: approvers, whole: true, does: "run an exercise on the canaries that the configuration names"}, true
 	case Ingest:
 		return rule{roles: source, does: "post records of the token's own source"}, true
 	case Evaluate:
@@ -153,7 +159,7 @@ func ruleOf(v Verb) (rule, bool) {
 func Verbs() []Verb {
 	return []Verb{
 		Read, Metrics, Plan, Contain, Clear, Advance, Extend, Release, Approve,
-		Audit, Identity, Breaker, Parked, Config, Token, Ingest, Evaluate,
+		Audit, Identity, Breaker, Parked, Config, Token, Trust, Drill, Ingest, Evaluate,
 	}
 }
 

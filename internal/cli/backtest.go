@@ -106,6 +106,9 @@ func (g *globals) backtest(cmd *cobra.Command, c *client.Client, req api.Backtes
 			for _, id := range s.UnseenRules {
 				g.errf("no decision rests on rule %s\n", clean(id))
 			}
+			for _, t := range s.Trust {
+				g.errf("rule %s is in mode %s now, and counts as it was: %s\n", clean(t.Rule), t.Mode, clean(t.Reason))
+			}
 		}
 		if g.output != formTable {
 			return g.writeDocument(g.stdout, l)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,8 +41,12 @@ it meanwhile.
 
 Where that would bring a possibly stolen secret back to life, nothing is done
 until you say that the secret was replaced first (--rotated), or confirm that it
-may work again (--revive).`,
-		Example: `  staunch release con_0123456789abcdef0123 --reason "a false alarm" --rotated
+may work again (--revive).
+
+--wrong says that it was a false positive: in the same transaction every rule that
+was a meaningful part of it goes one mode down, from enforce to recommend to
+shadow, on all nodes, and people are told (staunch trust).`,
+		Example: `  staunch release con_0123456789abcdef0123 --reason "a false alarm" --wrong --rotated
   staunch release con_0123456789abcdef0123 --reason "never left the laptop" --revive`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -73,6 +78,17 @@ func releaseFlags(g *globals, cmd *cobra.Command, req *api.ReleaseRequest) {
 	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for people and the record (needed)")
 	cmd.Flags().BoolVar(&req.Revive, "revive", false, "secrets that may be stolen may work again")
 	cmd.Flags().BoolVar(&req.Rotated, "rotated", false, "the secrets were replaced first")
+	cmd.Flags().StringVar((*string)(&req.Verdict), "verdict", "", "whether it was called for: wrong or right")
+	cmd.Flags().BoolFunc("wrong", "it was a false positive, as --verdict wrong: the rules behind it are demoted", func(s string) error {
+		if on, err := strconv.ParseBool(s); err != nil || !on {
+			return err
+		}
+		if req.Verdict == staunch.JudgedRight {
+			return errors.New("--verdict says right")
+		}
+		req.Verdict = staunch.JudgedWrong
+		return nil
+	})
 	yesFlag(g, cmd)
 }
 
@@ -89,6 +105,9 @@ type releaser = func(*client.Client, context.Context, string, api.ReleaseRequest
 func (g *globals) release(cmd *cobra.Command, id string, req api.ReleaseRequest, do releaser) error {
 	if err := needReason(req.Reason); err != nil {
 		return err
+	}
+	if !req.Verdict.Valid() {
+		return usagef("--verdict %q is not wrong or right", req.Verdict)
 	}
 	return g.withClient(func(c *client.Client) error {
 		if req.Revive {

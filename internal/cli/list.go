@@ -90,12 +90,12 @@ func (g *globals) list(ctx context.Context, c *client.Client, what string, open,
 	case "signals":
 		l, err := c.Signals(ctx, page)
 		return listed(g, l, err, l.Items, l.Next, []any{"ID", "TIME", "RULE", "ACCUSED", "CONFIDENCE", "MODE", "STANDING"}, func(s staunch.Signal) []any {
-			return []any{s.ID, s.Time, s.Rule, s.Accused, s.Confidence, s.Mode, s.Standing}
+			return []any{s.ID, s.Time, s.Rule, s.Accused, s.Confidence, drilled(s.Mode, s.Drill), s.Standing}
 		})
 	case "decisions":
 		l, err := c.Decisions(ctx, page)
 		return listed(g, l, err, l.Items, l.Next, []any{"ID", "MADE", "SUBJECT", "VERDICT", "TIER", "CONFIDENCE", "CONTAINMENT"}, func(d staunch.Decision) []any {
-			return []any{d.ID, d.Made, d.Subject, d.Verdict, d.Tier, d.Suspicion.Confidence, orElse(d.Containment, "-")}
+			return []any{d.ID, d.Made, d.Subject, drilled(d.Verdict, d.Drill), d.Tier, d.Suspicion.Confidence, orElse(d.Containment, "-")}
 		})
 	case "holds":
 		l, err := c.Holds(ctx, all, page)
@@ -117,8 +117,16 @@ func (g *globals) list(ctx context.Context, c *client.Client, what string, open,
 	}
 	l, err := c.Containments(ctx, open, page)
 	return listed(g, l, err, l.Items, l.Next, []any{"ID", "OPENED", "SUBJECT", "PHASE", "TIER", "IDENTITY", "OWNER"}, func(c staunch.Containment) []any {
-		return []any{c.ID, c.Opened, c.Subject, c.Phase, c.Tier, orElse(c.Identity.Name, "unknown"), orElse(c.Identity.Owner, "-")}
+		return []any{c.ID, c.Opened, c.Subject, drilled(c.Phase, c.Drill), c.Tier, orElse(c.Identity.Name, "unknown"), orElse(c.Identity.Owner, "-")}
 	})
+}
+
+// drilled marks what belongs to a drill.
+func drilled(v any, drill string) string {
+	if drill == "" {
+		return text(v)
+	}
+	return text(v) + " (drill)"
 }
 
 func newIdentityCmd(g *globals) *cobra.Command {

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/api"
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/app/offline"
 	"github.com/staunch-project/staunch/internal/config"
@@ -62,12 +64,48 @@ func sourceNamed(s *app.Setup, name string) (*pipeline.Source, error) {
 }
 
 // replayFlags are those of replay and explain.
-type replayFlags struct{ path, source, mode string }
+type replayFlags struct{ path, source, mode, trust string }
 
 func (f *replayFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.path, "config", "staunch.yaml", "the configuration")
 	cmd.Flags().StringVar(&f.source, "source", "", "a configured source, or a format")
 	cmd.Flags().StringVar(&f.mode, "mode", "enforce", "the engine's mode: shadow, recommend or enforce")
+	cmd.Flags().StringVar(&f.trust, "trust", "", "a file with how far rules are trusted: what staunch trust -o json printed")
+}
+
+// maxTrustFile bounds a file of trust in rules.
+const maxTrustFile = 64 << 20
+
+// trusted reads how far rules are trusted, where a file says.
+func (f *replayFlags) trusted() ([]staunch.RuleTrust, error) {
+	if f.trust == "" {
+		return nil, nil
+	}
+	in, err := os.Open(f.trust)
+	if err != nil {
+		return nil, fmt.Errorf("reading how far rules are trusted: %w", err)
+	}
+	defer func() { _ = in.Close() }() // read only
+	var list api.Trusts
+	bad := func(format string, args ...any) error {
+		return &staunch.Problem{Place: f.trust, Reason: fmt.Sprintf(format, args...), Hint: "staunch trust -o json makes it"}
+	}
+	if err := json.NewDecoder(io.LimitReader(in, maxTrustFile)).Decode(&list); err != nil {
+		return nil, bad("%v", err)
+	}
+	switch {
+	case list.V != staunch.Version:
+		return nil, bad("v is %d; this release reads %d", list.V, staunch.Version)
+	case list.Next != "":
+		return nil, bad("is a page of a longer list; use --limit 1000, and join the pages' items")
+	}
+	var out []staunch.RuleTrust
+	for _, r := range list.Items {
+		if r.Changed != 0 {
+			out = append(out, r.Trust())
+		}
+	}
+	return out, nil
 }
 
 // load reads the configuration and finds the source in it.
@@ -95,7 +133,11 @@ outside is touched: no platform is asked, nothing is stored. NAME is a configure
 source, or a format, whose records are then of a realm called replay.
 
 The engine's mode is taken to be enforce, so that what would be contained shows;
---mode shadow shows what the rules' and policies' own modes would have allowed.`,
+--mode shadow shows what the rules' and policies' own modes would have allowed.
+
+How far rules are trusted is in the server's store and not in the configuration: give
+what staunch trust -o json printed as --trust, or the rules' files decide. Demotions
+hold from the first event on, promotions from when they were made.`,
 		Example: `  staunch replay --config staunch.yaml --source cloudtrail last-month/*.json.gz -o json
   staunch replay --config staunch.yaml --source aws.cloudtrail events.ndjson`,
 		Args: cobra.MinimumNArgs(1),
@@ -104,9 +146,13 @@ The engine's mode is taken to be enforce, so that what would be contained shows;
 			if err != nil {
 				return err
 			}
+			trust, err := f.trusted()
+			if err != nil {
+				return err
+			}
 			out := cmd.OutOrStdout()
 			return offline.Replay(cmd.Context(), s, offline.ReplayOptions{
-				Source: src, Files: args, In: cmd.InOrStdin(), Mode: m,
+				Source: src, Files: args, In: cmd.InOrStdin(), Mode: m, Trust: trust,
 				Progress: func(format string, a ...any) { g.errf(format+"\n", a...) },
 			}, func(l offline.Line) error {
 				if g.output == formTable {
@@ -209,13 +255,17 @@ over the input, as it would if the records came one after the other.`,
 			if err != nil {
 				return err
 			}
+			trust, err := f.trusted()
+			if err != nil {
+				return err
+			}
 			in, err := openInput(cmd, args)
 			if err != nil {
 				return err
 			}
 			defer func() { _ = in.Close() }() // read only
 			out := cmd.OutOrStdout()
-			return offline.Explain(cmd.Context(), s, offline.ExplainOptions{Source: src, In: in, Mode: m, AllRules: all}, func(x offline.Explained) error {
+			return offline.Explain(cmd.Context(), s, offline.ExplainOptions{Source: src, In: in, Mode: m, Trust: trust, AllRules: all}, func(x offline.Explained) error {
 				if g.output == formTable {
 					var b strings.Builder
 					x.Text(&b)

@@ -49,6 +49,7 @@ func writeCase(w io.Writer, cs api.Case) {
 	field(w, "asked for by", con.Requester)
 	field(w, "approved by", con.Approver)
 	field(w, "plan file", con.PlanFile)
+	field(w, "drill", con.Drill)
 	field(w, "reasons", strings.Join(con.Reasons, "; "))
 	if con.Residual > 0 {
 		field(w, "still succeeded", fmt.Sprintf("%d times after the proven effect", con.Residual))
@@ -56,6 +57,7 @@ func writeCase(w io.Writer, cs api.Case) {
 	field(w, "trouble", con.Trouble)
 	if r := con.Release; r != nil {
 		field(w, "released by", fmt.Sprintf("%s at %s: %s", r.By, shortTime(r.At), r.Reason))
+		field(w, "judged", r.Verdict)
 		for _, k := range r.Kept {
 			field(w, "stays", k)
 		}

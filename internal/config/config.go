@@ -78,10 +78,14 @@ type Config struct {
 	Limits yaml.Node `yaml:"limits" json:"-"`
 	// Suspicion has the constants of suspicion.
 	Suspicion Suspicion `yaml:"suspicion" json:"suspicion,omitzero"`
-	Guard     Guard     `yaml:"guard" json:"guard,omitzero"`
-	Notify    []Channel `yaml:"notify" json:"notify,omitempty"`
-	Audit     Audit     `yaml:"audit" json:"audit,omitzero"`
-	Log       Log       `yaml:"log" json:"log,omitzero"`
+	// Trust has the criteria by which rules are recommended for the next mode.
+	Trust Trust `yaml:"trust" json:"trust,omitzero"`
+	Guard Guard `yaml:"guard" json:"guard,omitzero"`
+	// Drills are exercises on canaries.
+	Drills []Drill   `yaml:"drills" json:"drills,omitempty"`
+	Notify []Channel `yaml:"notify" json:"notify,omitempty"`
+	Audit  Audit     `yaml:"audit" json:"audit,omitzero"`
+	Log    Log       `yaml:"log" json:"log,omitzero"`
 
 	path string
 	sum  [sha256.Size]byte
@@ -140,6 +144,10 @@ type Source struct {
 	Ceiling *staunch.Tier `yaml:"ceiling" json:"ceiling,omitempty"`
 	// Accuses lists further realms whose subjects it may accuse.
 	Accuses []string `yaml:"accuses" json:"accuses,omitempty"`
+	// Origin names what it tells of, where other sources tell of the same: one log
+	// that comes by two ways, two detectors that look at one log. Sources of one
+	// origin are one where two independent sources are needed. Default: its own.
+	Origin string `yaml:"origin" json:"origin,omitempty"`
 	// Skew and Lateness bound the event time; defaults 5m and 1h.
 	Skew     staunch.Duration `yaml:"skew" json:"skew,omitempty"`
 	Lateness staunch.Duration `yaml:"lateness" json:"lateness,omitempty"`
@@ -164,6 +172,39 @@ type Suspicion struct {
 	HalfLife staunch.Duration `yaml:"half_life" json:"half_life,omitempty"`
 	// RollUp is what is left of a weight after each membership; default 0.9.
 	RollUp float64 `yaml:"roll_up" json:"roll_up,omitempty"`
+	// RevokeSources is how many independent sources the revoke tier needs, by policy
+	// alone, for an identity whose environment is production; default 2, and 1 asks
+	// for no second one. A policy's revoke_sources goes before it.
+	RevokeSources int `yaml:"revoke_sources" json:"revoke_sources,omitempty"`
+}
+
+// Trust says when staunch trust calls a rule ready for the next mode. Nothing is
+// ever promoted by itself.
+type Trust struct {
+	// Matches is how many matches it needs in its present mode; default 20.
+	Matches int `yaml:"matches" json:"matches,omitempty"`
+	// For is over how long; default 336h.
+	For staunch.Duration `yaml:"for" json:"for,omitempty"`
+}
+
+// Drill is an exercise on a canary.
+type Drill struct {
+	Name string `yaml:"name" json:"name"`
+	// Canary is whom it contains and puts back: an account, credential or session
+	// that nothing depends on.
+	Canary staunch.Ref `yaml:"canary" json:"canary"`
+	// Source is the source whose way its record goes.
+	Source string `yaml:"source" json:"source"`
+	// Record is one record in the source's format that accuses the canary. {{id}} is
+	// replaced by the exercise's id, {{time}} by now in RFC 3339, {{time:LAYOUT}} by
+	// now in Go's layout, {{unix}} by now in seconds.
+	Record string `yaml:"record" json:"record"`
+	// Every is how often it runs by itself; 0 is by hand alone.
+	Every staunch.Duration `yaml:"every" json:"every,omitempty"`
+	// Within is how long it may take to contain, RestoreWithin to put back; defaults
+	// 30s and 1m.
+	Within        staunch.Duration `yaml:"within" json:"within,omitempty"`
+	RestoreWithin staunch.Duration `yaml:"restore_within" json:"restore_within,omitempty"`
 }
 
 // Guard configures the fast plane.
@@ -214,6 +255,18 @@ const (
 	DefaultRate = 200
 	// LeastCheckpointEvery is how often a checkpoint may be signed by itself.
 	LeastCheckpointEvery = time.Minute
+	DefaultRevokeSources = 2
+	DefaultTrustMatches  = 20
+	DefaultDrillWithin   = 30 * time.Second
+	DefaultDrillRestore  = time.Minute
+	// LeastDrillEvery is how often an exercise may run by itself.
+	LeastDrillEvery = time.Minute
+	maxDrillRecord  = 64 << 10
+	maxDrills       = 100
+
+	DefaultTrustFor  = 14 * 24 * time.Hour
+	maxRevokeSources = 8
+	maxTrustFor      = 366 * 24 * time.Hour
 	// maxConfigBytes bounds a configuration file.
 	maxConfigBytes = 4 << 20
 )
@@ -400,6 +453,23 @@ func (c *Config) defaults() {
 	if c.TLS != nil {
 		c.TLS.Cert, c.TLS.Key = c.Path(c.TLS.Cert), c.Path(c.TLS.Key)
 	}
+	if c.Suspicion.RevokeSources == 0 {
+		c.Suspicion.RevokeSources = DefaultRevokeSources
+	}
+	if c.Trust.Matches == 0 {
+		c.Trust.Matches = DefaultTrustMatches
+	}
+	if c.Trust.For == 0 {
+		c.Trust.For = staunch.Duration(DefaultTrustFor)
+	}
+	for i := range c.Drills {
+		if c.Drills[i].Within == 0 {
+			c.Drills[i].Within = staunch.Duration(DefaultDrillWithin)
+		}
+		if c.Drills[i].RestoreWithin == 0 {
+			c.Drills[i].RestoreWithin = staunch.Duration(DefaultDrillRestore)
+		}
+	}
 	if c.Guard.FailMode == "" {
 		c.Guard.FailMode = "deny"
 	}
@@ -529,6 +599,9 @@ func (c *Config) check() error {
 		if s.Realm == "" {
 			bad(s.line, f+".realm", "is missing")
 		}
+		if s.Origin != "" && (staunch.Ref{Kind: staunch.KindAccount, Realm: s.Origin, Scheme: "x", Value: "x"}).Validate() != nil {
+			bad(s.line, f+".origin", "%q is not a name (letters, digits and ._/-)", s.Origin)
+		}
 		if s.Tail != nil && s.Tail.Path == "" {
 			bad(s.line, f+".tail.path", "is missing")
 		}
@@ -536,6 +609,13 @@ func (c *Config) check() error {
 			bad(s.line, f, "skew and lateness must not be negative")
 		}
 	}
+	if n := c.Suspicion.RevokeSources; n < 0 || n > maxRevokeSources {
+		bad(0, "suspicion.revoke_sources", "%d is not between 1 and %d", n, maxRevokeSources)
+	}
+	if c.Trust.Matches < 0 || c.Trust.For < 0 || c.Trust.For.Std() > maxTrustFor {
+		bad(0, "trust", "matches and for must not be negative, and for at most %s", maxTrustFor)
+	}
+	c.checkDrills(sources, bad)
 	if !slices.Contains([]string{"deny", "allow"}, c.Guard.FailMode) {
 		bad(0, "guard.fail_mode", "%q is not deny or allow", c.Guard.FailMode)
 	}
@@ -581,6 +661,56 @@ func (c *Config) check() error {
 		bad(0, "log.format", "%q is not text or json", c.Log.Format)
 	}
 	return errors.Join(errs...)
+}
+
+// checkDrills checks the exercises; sources has the sources' names.
+func (c *Config) checkDrills(sources map[string]bool, bad func(line int, field, format string, args ...any)) {
+	if len(c.Drills) > maxDrills {
+		bad(0, "drills", "are %d, at most %d", len(c.Drills), maxDrills)
+	}
+	names := map[string]bool{}
+	for i, d := range c.Drills {
+		f := fmt.Sprintf("drills[%d]", i)
+		if d.Name == "" || sanitize(d.Name) != d.Name || len(d.Name) > 64 {
+			bad(0, f+".name", "%q is not a name (letters, digits and ._-, at most 64)", d.Name)
+		}
+		if names[d.Name] {
+			bad(0, f+".name", "%q is configured twice", d.Name)
+		}
+		names[d.Name] = true
+		switch err := d.Canary.Validate(); {
+		case err != nil:
+			bad(0, f+".canary", "%v", err)
+		case d.Canary.Kind.Width() == 0 || d.Canary.Kind == staunch.KindIdentity:
+			bad(0, f+".canary", "%s is not an account, credential or session", d.Canary)
+		case slices.ContainsFunc(c.Drills[:i], func(o Drill) bool { return o.Canary == d.Canary }):
+			bad(0, f+".canary", "%s is another drill's; two at once would be in each other's way", d.Canary)
+		}
+		if !sources[d.Source] {
+			bad(0, f+".source", "%q is not a configured source", d.Source)
+		}
+		if !strings.Contains(d.Record, "{{id}}") || len(d.Record) > maxDrillRecord {
+			bad(0, f+".record", "has to carry {{id}}, which labels it and tells one exercise from the next, and to be at most %d bytes", maxDrillRecord)
+		}
+		if every := d.Every.Std(); every != 0 && every < LeastDrillEvery {
+			bad(0, f+".every", "is %s, at least %s is needed", every, LeastDrillEvery)
+		}
+		for _, w := range []staunch.Duration{d.Within, d.RestoreWithin} {
+			if w.Std() < time.Second || w.Std() > time.Hour {
+				bad(0, f, "within and restore_within must be from 1s to 1h")
+			}
+		}
+	}
+}
+
+// Drill returns the exercise called name.
+func (c *Config) Drill(name string) (Drill, bool) {
+	for _, d := range c.Drills {
+		if d.Name == name {
+			return d, true
+		}
+	}
+	return Drill{}, false
 }
 
 // Decode decodes a part of the configuration, such as a realm's connector,

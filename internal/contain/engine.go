@@ -84,6 +84,9 @@ type Options struct {
 	// approval's transaction, and returns their names; an error refuses it. What
 	// waits for approval has no places. nil reserves none.
 	Admit func(tx store.Tx, con staunch.Containment) (caps []string, err error)
+	// Judged is told, in its transaction, of a release that says whether the
+	// containment was called for. nil is told nothing.
+	Judged func(tx store.Tx, con staunch.Containment, now staunch.Time) error
 }
 
 // Engine carries out cases. Its methods are safe for concurrent use.

@@ -43,6 +43,8 @@ type OpenRequest struct {
 	// Planned, when given, has the case begin with that plan, in the same
 	// transaction.
 	Planned *Planned
+	// Drill is the id of the exercise that the case belongs to, "" for a real one.
+	Drill string
 }
 
 // Opened is what Open did.
@@ -83,7 +85,7 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	con.ID = staunch.ContainmentID(req.Subject, req.Opener)
 	con.Names, con.Identity, con.Origin = names, req.Resolution.Identity, req.Origin
 	con.Reasons, con.Caps, con.Notify, con.Requester = req.Reasons, req.Caps, req.Notify, req.Requester
-	con.Opened, con.Changed = now, now
+	con.Opened, con.Changed, con.Drill = now, now, req.Drill
 	con.Scope.Until = scopeUntil(req.Playbook, now)
 	if ended, err := tx.Containment(con.ID); err == nil {
 		// The same opener already made a case that has ended since: evidence that
@@ -117,6 +119,9 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 		"subject": con.Subject, "tier": con.Tier, "phase": con.Phase, "playbook": con.Playbook.Name,
 		"stage": con.Stage, "origin": con.Origin, "decision": req.Decision, "reasons": con.Reasons,
 		"scope": con.Scope, "scope_hash": con.Scope.Hash(), "expires": con.Expires,
+	}
+	if con.Drill != "" {
+		said["drill"] = con.Drill
 	}
 	if p := req.Planned; p != nil {
 		said["plan_file"], said["planned_by"], said["approver"] = p.File.Hash, p.File.MadeBy, con.Approver
@@ -230,6 +235,15 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 		con.Since = req.Since
 	}
 	renewScope(&con, req.Playbook, now)
+	if con.Drill != "" && req.Drill == "" {
+		// From here on it is a real case, which no exercise releases.
+		if err := record(tx, staunch.RecordContainment, actorOf(req), con.ID, now, map[string]any{
+			"was_drill": con.Drill, "decision": req.Decision, "reasons": req.Reasons,
+		}); err != nil {
+			return Opened{}, err
+		}
+		con.Drill = ""
+	}
 	raised := req.Tier > con.Tier
 	// What was admitted does not wait for the person that an earlier decision
 	// asked for.

@@ -122,6 +122,9 @@ func (e *Engine) release(tx store.Tx, id, what string, r staunch.Release, may fu
 			}
 			return wrongPhase(what, con.Phase, "there is nothing to release")
 		}
+		if !r.Verdict.Valid() {
+			return &staunch.Problem{Place: "verdict", Reason: fmt.Sprintf("%.40q is not wrong or right", r.Verdict)}
+		}
 		if items := Revivals(c); len(items) > 0 && !r.Revive && !r.Rotated {
 			return &RevivalError{Items: items}
 		}
@@ -130,6 +133,11 @@ func (e *Engine) release(tx store.Tx, id, what string, r staunch.Release, may fu
 		con.Phase = staunch.PhaseReleasing
 		con.WindowEnds = 0
 		con.Replan = false
+		if e.opt.Judged != nil && r.Verdict != "" {
+			if err := e.opt.Judged(tx, *con, now); err != nil {
+				return err
+			}
+		}
 		for _, s := range c.Steps {
 			if s.State == staunch.StepDiverged {
 				s.State, s.Attempts, s.NotBefore = staunch.StepUnknown, 0, 0
@@ -137,6 +145,9 @@ func (e *Engine) release(tx store.Tx, id, what string, r staunch.Release, may fu
 					return err
 				}
 			}
+		}
+		if con.Drill != "" {
+			return nil // of what is real it settles nothing
 		}
 		// What was known until now is settled: the same evidence does not contain
 		// the subject again.

@@ -29,6 +29,12 @@ type Input struct {
 	Mode staunch.Mode `json:"mode"`
 	// Gaps lists what platforms are known not to be able to do for the subject.
 	Gaps []staunch.Gap `json:"gaps,omitempty"`
+	// RevokeSources is how many independent sources the revoke tier needs, unless
+	// the policy says; 0 asks for none.
+	RevokeSources int `json:"revoke_sources,omitempty"`
+	// Trust has the rules among the evidence whose mode is not their file's, by
+	// rule.
+	Trust []staunch.RuleTrust `json:"trust,omitempty"`
 }
 
 // Context is what NewInput needs beside the resolution and the assessment.
@@ -40,6 +46,10 @@ type Context struct {
 	// Open is the open case for the subject with the highest tier, nil for none.
 	Open *staunch.Containment
 	Gaps []staunch.Gap
+	// RevokeSources is what Params.NeedSources says.
+	RevokeSources int
+	// Trust is the trust in rules that steers any of the evidence, by rule.
+	Trust []staunch.RuleTrust
 }
 
 // NewInput puts together what policy sees of a subject.
@@ -47,12 +57,15 @@ func NewInput(res staunch.Resolution, a Assessment, c Context) Input {
 	id := res.Identity
 	in := Input{
 		V: staunch.Version, Subject: res.Ref, Names: res.Names, Up: res.Up, Views: a.Views,
-		Platform: c.Platform, Mode: c.Mode, Gaps: c.Gaps,
+		Platform: c.Platform, Mode: c.Mode, Gaps: c.Gaps, Trust: c.Trust,
 		Identity: IdentityFacts{
 			Name: id.Name, Kind: string(id.Kind), Owner: id.Owner, Purpose: id.Purpose, Environment: id.Environment,
 			Tier: id.Tier, Tolerance: string(id.Tolerance), Shared: id.Shared, Protected: id.Protected,
 			Managed: id.Managed, Accounts: len(id.Accounts),
 		},
+	}
+	if Production(id.Environment) && c.RevokeSources > 1 {
+		in.RevokeSources = c.RevokeSources
 	}
 	if c.Open != nil {
 		in.Containment = ContainmentFacts{Open: true, Tier: c.Open.Tier.String(), Phase: string(c.Open.Phase), Scope: string(c.Open.Subject.Kind)}
@@ -139,6 +152,13 @@ func (s *Set) Decide(in Input) Outcome {
 	out.Policy = d.policy.id
 	out.Mode = min(d.policy.mode, in.Mode, views[at].most)
 	out.Notify = d.policy.notify
+	for i, t := range in.Trust {
+		if i == maxTrustReasons {
+			out.say(strconv.Itoa(len(in.Trust)-i) + " more rules go as far as trust in them says")
+			break
+		}
+		out.say("rule " + t.Rule + ": " + steered(&t, t.Now(t.Declared)))
+	}
 	if d.tier == staunch.TierObserve {
 		return out
 	}
@@ -210,6 +230,11 @@ func (s *Set) weigh(in *Input, v *View) draft {
 		tier = p.unmanaged
 		d.reasons = append(d.reasons, "nobody declared this identity, so "+tier.String()+" at most")
 	}
+	if need := p.needs(in); tier == staunch.TierRevoke && v.Independent < need {
+		tier = staunch.TierIsolate
+		d.reasons = append(d.reasons, "revoke needs meaningful evidence of "+strconv.Itoa(need)+" independent sources"+in.where()+
+			", and there is that of "+strconv.Itoa(v.Independent)+"; so isolate at most")
+	}
 	if tier < reached {
 		for tier > staunch.TierObserve && p.playbook[tier] == "" {
 			tier--
@@ -218,6 +243,27 @@ func (s *Set) weigh(in *Input, v *View) draft {
 	}
 	d.tier = tier
 	return d
+}
+
+// needs returns how many independent sources the revoke tier needs. Where a person
+// has to approve it is not by policy alone, and it needs none.
+func (p *policy) needs(in *Input) int {
+	switch {
+	case p.approve || in.Identity.Tolerance == string(staunch.ToleranceNever):
+		return 0
+	case p.revokeSources > 0:
+		return p.revokeSources
+	default:
+		return in.RevokeSources
+	}
+}
+
+// where says that it is because of production.
+func (in *Input) where() string {
+	if in.RevokeSources > 0 {
+		return " in production"
+	}
+	return ""
 }
 
 // act fills in the playbook, the scope and whether a person is asked.

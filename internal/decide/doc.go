@@ -38,13 +38,20 @@
 // alone. When two or more sources each have a meaningful part, it is one tier
 // higher. When none has, it is the highest of their ceilings, at most restrict.
 //
+// Independent are the origins (a source, or several that are configured to share
+// one) whose own signals make a meaningful part. A correlation over more than one
+// of them counts for none. In production the revoke tier needs two (revoke_sources),
+// unless a person approves.
+//
 // # Views
 //
 // The same arithmetic is done for four nested sets of signals, called views:
 // enforce (the rule's mode is enforce and the event's time is within its
 // source's bounds), inform (the same at any standing), recommend (mode
 // recommend or enforce, any standing) and shadow (all). Only the first can
-// contain. When it asks for nothing, the others say what would have been done,
+// contain. A rule's mode is its file's, unless it was promoted or demoted since:
+// Steer puts that in its place, and the input keeps what it used. When it asks for
+// nothing, the others say what would have been done,
 // and why it was not: the evidence was late, the rule only recommends, or the
 // rule is being tried in the shadow.
 //

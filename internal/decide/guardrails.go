@@ -241,7 +241,7 @@ func (g *Guardrails) Admit(tx Tx, r Request) (Admission, error) {
 	if a.Verdict == staunch.VerdictApproval {
 		return a, nil
 	}
-	sources, rules := culprits(r.Decision.Suspicion)
+	sources, rules := r.Decision.Suspicion.Culprits()
 	automatic := r.Origin != staunch.OriginManual
 	if automatic {
 		breakers, err := tx.Breakers()
@@ -275,21 +275,6 @@ func (g *Guardrails) protects(r Request) string {
 	refs = append(refs, r.Resolution.Names...)
 	refs = append(refs, r.Resolution.Up...)
 	return g.Protected(r.Own, refs...)
-}
-
-// culprits returns the distinct sources and rules behind a suspicion, sorted:
-// those that weigh at least a fifth of the weightiest.
-func culprits(s staunch.Suspicion) (sources, rules []string) {
-	most := 0.0
-	for _, c := range s.Reasons {
-		most = max(most, c.Weight)
-	}
-	for _, c := range s.Reasons {
-		if c.Weight > 0 && c.Weight >= most/5 {
-			sources, rules = append(sources, c.Source), append(rules, c.Rule)
-		}
-	}
-	return set(sources), set(rules)
 }
 
 // breakerScopes returns the breakers that stand before a decision, sorted.

@@ -93,13 +93,16 @@ type thenYAML struct {
 	// Staged is the playbook for tolerance staged.
 	Staged string `yaml:"staged"`
 	// Unmanaged is the highest tier for identities that nobody declared.
-	Unmanaged *staunch.Tier    `yaml:"unmanaged"`
-	Scope     string           `yaml:"scope"`
-	Widen     widenYAML        `yaml:"widen"`
-	Expiry    staunch.Duration `yaml:"expiry"`
-	OnExpiry  staunch.OnExpiry `yaml:"on_expiry"`
-	Notify    oneOrMore        `yaml:"notify"`
-	Approve   bool             `yaml:"approve"`
+	Unmanaged *staunch.Tier `yaml:"unmanaged"`
+	// RevokeSources is how many independent sources revoke needs, whatever the
+	// environment; 1 asks for no second one.
+	RevokeSources *int             `yaml:"revoke_sources"`
+	Scope         string           `yaml:"scope"`
+	Widen         widenYAML        `yaml:"widen"`
+	Expiry        staunch.Duration `yaml:"expiry"`
+	OnExpiry      staunch.OnExpiry `yaml:"on_expiry"`
+	Notify        oneOrMore        `yaml:"notify"`
+	Approve       bool             `yaml:"approve"`
 }
 
 type rungYAML struct {
@@ -175,6 +178,9 @@ type policy struct {
 	onExpiry    staunch.OnExpiry
 	notify      []string
 	approve     bool
+	// revokeSources is how many independent sources revoke needs; 0 leaves it to the
+	// input.
+	revokeSources int
 }
 
 // Set is a compiled set of policies. It does not change and is safe for
@@ -433,6 +439,12 @@ func (c *compiler) policy(p *strictyaml.Problems, y policyYAML) {
 	}
 	if t.Unmanaged != nil {
 		out.unmanaged = *t.Unmanaged
+	}
+	if n := t.RevokeSources; n != nil {
+		if *n < 1 || *n > MaxRevokeSources {
+			bad("revoke_sources %d is not between 1 and %d", *n, MaxRevokeSources)
+		}
+		out.revokeSources = *n
 	}
 	if t.Widen.SecondSession != nil {
 		out.second = *t.Widen.SecondSession

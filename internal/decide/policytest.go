@@ -301,7 +301,7 @@ func (y *caseYAML) run(p Params, set *Set) (Outcome, View) {
 	if id.Name == "" {
 		id.Name = "test"
 	}
-	ctx := Context{Mode: staunch.ModeEnforce, Platform: g.Platform}
+	ctx := Context{Mode: staunch.ModeEnforce, Platform: g.Platform, RevokeSources: p.NeedSources()}
 	if g.Mode != nil {
 		ctx.Mode = *g.Mode
 	}

@@ -23,6 +23,9 @@ type Params struct {
 	// Meaningful is the confidence from which a source's part counts for the
 	// ceiling, and a session as accused (0.2).
 	Meaningful float64
+	// RevokeSources is how many independent sources the revoke tier needs, by policy
+	// alone, for an identity in production (2). 1 asks for no second one.
+	RevokeSources int
 	// Reasons bounds the contributions that are kept (32).
 	Reasons int
 	// Signals bounds the signals that are weighed, the newest kept (500).
@@ -32,6 +35,13 @@ type Params struct {
 // horizon is how many half-lives a signal counts: after ten it weighs less than
 // a thousandth.
 const horizon = 10
+
+// DefaultRevokeSources is the default of Params.RevokeSources, MaxRevokeSources the
+// most that makes sense to ask for.
+const (
+	DefaultRevokeSources = 2
+	MaxRevokeSources     = 8
+)
 
 // maxList bounds the lists of a view.
 const maxList = 64
@@ -48,6 +58,9 @@ func (p Params) withDefaults() Params {
 	def(&p.RollUp, 0.9)
 	def(&p.Repeat, 0.1)
 	def(&p.Meaningful, 0.2)
+	if p.RevokeSources <= 0 {
+		p.RevokeSources = DefaultRevokeSources
+	}
 	if p.Reasons <= 0 {
 		p.Reasons = 32
 	}
@@ -70,6 +83,9 @@ type Evidence struct {
 	// Entity is the first name of what it accuses, the same for all its names;
 	// zero stands for the accused ref.
 	Entity staunch.Ref
+	// Steered is the trust in the signal's rule, where that and not the rule's file
+	// says how far it may go; the signal's mode is what it came to.
+	Steered *staunch.RuleTrust
 }
 
 // View is what one set of signals amounts to.
@@ -81,6 +97,8 @@ type View struct {
 	Count int `json:"count"`
 	// Sessions is how many distinct sessions are meaningfully accused.
 	Sessions int `json:"sessions"`
+	// Independent is how many independent sources have a meaningful part.
+	Independent int `json:"independent,omitempty"`
 	// Rules, Sources and Techniques are sorted and without repeats, at most 64
 	// of each.
 	Rules      []string `json:"rules,omitempty"`
@@ -217,6 +235,7 @@ func (p Params) view(subject staunch.Ref, in []*Evidence) viewed {
 	v.Ceiling = p.ceiling(ws)
 	v.Count = len(ws)
 	v.Sessions = accusedSessions(ws, p.Meaningful)
+	v.Independent = p.independent(ws)
 	latest := &ws[0].e.Signal
 	for _, w := range ws {
 		s := &w.e.Signal
@@ -351,13 +370,37 @@ func (p Params) ceiling(ws []weighed) staunch.Tier {
 	}
 }
 
+// independent counts the origins whose own signals make a meaningful part. An
+// origin is a configured source, or several that are configured to share one. What
+// a correlation made of more than one of them is nobody's own, since each of them
+// could have made it up with the other's help.
+func (p Params) independent(ws []weighed) int {
+	by := map[string][]weighed{}
+	for _, w := range ws {
+		if s := &w.e.Signal; len(s.Origins) < 2 {
+			origin := cmp.Or(s.Origin, s.Source)
+			by[origin] = append(by[origin], w)
+		}
+	}
+	n := 0
+	for _, ws := range by {
+		if p.combine(ws) >= p.Meaningful {
+			n++
+		}
+	}
+	return n
+}
+
 // reasons says what each signal weighed and why.
 func (p Params) reasons(ws []weighed) []staunch.Contribution {
 	out := make([]staunch.Contribution, 0, min(len(ws), p.Reasons))
 	for _, w := range ws {
 		c := staunch.Contribution{Signal: w.e.Signal.ID, Rule: w.e.Signal.Rule, Source: w.e.Signal.Source, Weight: w.weight}
 		var why []string
-		if w.e.Signal.Mode != staunch.ModeEnforce {
+		switch t := w.e.Steered; {
+		case t != nil:
+			why = append(why, steered(t, w.e.Signal.Mode))
+		case w.e.Signal.Mode != staunch.ModeEnforce:
 			why = append(why, "the rule is in mode "+w.e.Signal.Mode.String())
 		}
 		if !w.e.Signal.Standing.MayEnforce() {

@@ -38,6 +38,11 @@ const (
 	KindCheckpoint Kind = "audit.checkpoint"
 	// KindLogChanged tells that the record log was changed.
 	KindLogChanged Kind = "audit.log_changed"
+	// KindDemoted and KindPromoted tell that a rule may go less far, or further.
+	KindDemoted  Kind = "trust.demoted"
+	KindPromoted Kind = "trust.promoted"
+	// KindDrillFailed tells that an exercise failed: what it exercises may not work.
+	KindDrillFailed Kind = "drill.failed"
 )
 
 // Urgent reports whether a person has to act whatever the tier, or the channel
@@ -45,7 +50,7 @@ const (
 func (k Kind) Urgent() bool {
 	switch k {
 	case KindApproval, KindTrouble, KindResidual, KindExpired, KindProtected, KindCapped, KindBreaker, KindTest,
-		KindCheckpoint, KindLogChanged:
+		KindCheckpoint, KindLogChanged, KindDemoted, KindDrillFailed:
 		return true
 	}
 	return false
@@ -161,7 +166,12 @@ type Teller struct {
 // Notices returns one row for each channel that the case names, or for every
 // channel where it names none. A message's id is derived from the case, the
 // event and the instant, so that a transaction that runs again makes the same.
+//
+// Of an exercise's case nobody is told: DrillFailed tells of its end.
 func (t Teller) Notices(event string, c staunch.Containment, steps []staunch.Step, now staunch.Time) []store.Notice {
+	if c.Drill != "" {
+		return nil
+	}
 	m := MessageOf(event, c, steps, now)
 	if t.Link != nil {
 		m.URL = t.Link(c.ID)
@@ -228,6 +238,33 @@ func (t Teller) LogChanged(why string, now staunch.Time) []store.Notice {
 		V: staunch.Version, ID: newID("msg", string(KindLogChanged), now.String()), Kind: KindLogChanged, At: now,
 		Why: []string{why}, Release: "staunch audit verify\nNo checkpoint is signed until a person has looked.",
 	}, nil, now)
+}
+
+// RuleMoved returns rows that tell every channel of a rule's promotion or demotion.
+func (t Teller) RuleMoved(ev staunch.TrustEvent) []store.Notice {
+	kind := KindDemoted
+	if ev.Kind == staunch.TrustPromoted {
+		kind = KindPromoted
+	}
+	m := Message{
+		V: staunch.Version, ID: newID("msg", string(kind), ev.ID), Kind: kind, Containment: ev.Containment, At: ev.At,
+		Why:     []string{fmt.Sprintf("rule %s goes from %s to %s, by %s: %s", ev.Rule, ev.From, ev.To, ev.By, ev.Reason)},
+		Release: "staunch trust " + ev.Rule + "\nOnly a person promotes a rule.",
+	}
+	if t.Link != nil && ev.Containment != "" {
+		m.URL = t.Link(ev.Containment)
+	}
+	return t.rows(m, nil, ev.At)
+}
+
+// DrillFailed returns rows that tell every channel of an exercise that failed.
+func (t Teller) DrillFailed(d staunch.Drill) []store.Notice {
+	m := Message{
+		V: staunch.Version, ID: newID("msg", string(KindDrillFailed), d.ID), Kind: KindDrillFailed, Containment: d.Containment,
+		Subject: d.Canary, At: d.Ended, Why: []string{"drill " + d.Name + ": " + d.Failure},
+		Release: "staunch drill show " + d.ID + "\nWhat it exercises may not work when it is needed.",
+	}
+	return t.rows(m, nil, d.Ended)
 }
 
 // rows returns one row for each of the named channels, or for all where none is

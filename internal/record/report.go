@@ -30,6 +30,7 @@ func (e Evidence) WriteReport(w io.Writer) error {
 	r.field("opened by", md(string(con.Origin)))
 	r.field("asked for by", md(con.Requester))
 	r.field("approved by", md(con.Approver))
+	r.field("drill", md(con.Drill))
 	r.field("phase", md(string(con.Phase)))
 	r.field("playbook", md(con.Playbook.Name))
 	r.field("compromised since", con.Since.String())
@@ -49,6 +50,7 @@ func (e Evidence) WriteReport(w io.Writer) error {
 		case rel.Revive:
 			r.field("secrets", "that come back to life were confirmed")
 		}
+		r.field("judged", md(string(rel.Verdict)))
 		for _, k := range rel.Kept {
 			r.field("stays in force", md(k))
 		}

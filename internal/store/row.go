@@ -80,6 +80,12 @@ func Decode(body []byte, v any) error {
 		version = x.V
 	case *staunch.Hold:
 		version = x.V
+	case *staunch.RuleTrust:
+		version = x.V
+	case *staunch.TrustEvent:
+		version = x.V
+	case *staunch.Drill:
+		version = x.V
 	}
 	if version > staunch.Version {
 		return fmt.Errorf("%w: a %T of version %d, this release knows %d", staunch.ErrInvalid, v, version, staunch.Version)

@@ -141,6 +141,33 @@ type Reader interface {
 	// DueContributions returns those whose Due is set and not after now, ordered
 	// by (Due, Series, At, Event, Base).
 	DueContributions(now staunch.Time, limit int) ([]Contribution, error)
+	// Trust returns what was made of a rule, Trusts that of every rule that anything
+	// was made of, by rule, and SteeredRules those whose mode was changed, by rule.
+	Trust(rule string) (staunch.RuleTrust, error)
+	Trusts() ([]staunch.RuleTrust, error)
+	SteeredRules() ([]staunch.RuleTrust, error)
+	// TrustEvents returns a rule's history by (At, ID) descending, at most limit.
+	TrustEvents(rule string, limit int) ([]staunch.TrustEvent, error)
+	// RuleUses lists what rules have done, by rule, after p.After; rules without a
+	// signal are not in it. Of what was stored before this was counted, it has the
+	// signals alone.
+	RuleUses(p Page) ([]staunch.RuleUse, error)
+	// RuleUse is that of one rule, all of it zero where it has done nothing.
+	RuleUse(rule string) (staunch.RuleUse, error)
+	// MatchesSince counts the signals of a rule with event time not before since,
+	// and returns the event time of the earliest, 0 for none. Drills are left out.
+	MatchesSince(rule string, since staunch.Time) (n int, first staunch.Time, err error)
+	// RulesBehind returns the rules that were a meaningful part of the decisions that
+	// opened or raised a containment, sorted.
+	RulesBehind(containment string) ([]string, error)
+
+	// Drill returns an exercise; Drills lists those of a name, or of all where it is
+	// "", by (Began, ID) descending, and UnfinishedDrills those that have not ended,
+	// by ID.
+	Drill(id string) (staunch.Drill, error)
+	Drills(name string, p Page) ([]staunch.Drill, error)
+	UnfinishedDrills() ([]staunch.Drill, error)
+
 	// Sightings returns those of a series with from <= Item <= to in the order of
 	// their bytes, at most limit, the last kept.
 	Sightings(series, from, to string, limit int) ([]Sighting, error)
@@ -161,7 +188,14 @@ type Tx interface {
 	PutIdentity(staunch.Identity) error
 	DeleteIdentity(name string) error
 	PutSignal(staunch.Signal) (inserted bool, err error)
+	// PutDecision keeps the decision and, where it is above observe and no drill's,
+	// which rules were a meaningful part of it.
 	PutDecision(staunch.Decision) (inserted bool, err error)
+	// PutTrust inserts or replaces by rule.
+	PutTrust(staunch.RuleTrust) error
+	PutTrustEvent(staunch.TrustEvent) (inserted bool, err error)
+	// PutDrill inserts or replaces by ID.
+	PutDrill(staunch.Drill) error
 
 	// PutContainment inserts, or replaces when the stored generation is not
 	// higher than c's; otherwise staunch.ErrConflict (invariant I11).

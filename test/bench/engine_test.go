@@ -49,6 +49,7 @@ metrics_open: true
 sources:
   - {name: detector, format: generic, mapping: detector.yaml, realm: "@REALM@", ceiling: revoke}
 rules: [rule.yaml]
+suspicion: {revoke_sources: 1}
 limits:
   global: {limit: -1}
   source: {limit: -1}

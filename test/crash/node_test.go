@@ -64,6 +64,7 @@ policies:
       tiers:
         - {at: 0.85, tier: revoke, playbook: stages}
       staged: stages
+      revoke_sources: 1
       scope: narrowest
 playbooks:
   - name: stages

@@ -107,13 +107,19 @@ func rule(action string) string {
 // their own.
 func pair(t *testing.T) (a, b *node) {
 	t.Helper()
+	return pairWith(t, "")
+}
+
+// pairWith is pair with more in both nodes' configurations.
+func pairWith(t *testing.T, more string) (a, b *node) {
+	t.Helper()
 	dsn := pgtest.NewDatabase(t)
 	files := func(name string) map[string]string {
 		return map[string]string{
 			"staunch.yaml": "v: 1\nmode: enforce\nnode: " + name + "\nlisten: \"@LISTEN@\"\npostgres_url: \"" + dsn + "\"\nrules: [rules]\n" +
 				"metrics_open: true\n" +
 				"sources:\n  - {name: app, format: json, realm: json/app, ceiling: revoke}\n" +
-				"guard: {subjects: [{type: user, kind: account, realm: json/app, scheme: name}]}\n",
+				"guard: {subjects: [{type: user, kind: account, realm: json/app, scheme: name}]}\n" + more,
 			"rules/dump.yaml": rule("dump"),
 		}
 	}

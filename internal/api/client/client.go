@@ -471,6 +471,53 @@ func (c *Client) ResetBreaker(ctx context.Context, scope string) (api.BreakerCha
 	return post[api.BreakerChanged](ctx, c, "/v1/breakers/reset", api.BreakerRequest{Scope: scope})
 }
 
+// Trusts lists how far rules are trusted, by id; all has those that have done
+// nothing as well.
+func (c *Client) Trusts(ctx context.Context, all bool, p Page) (api.Trusts, error) {
+	q := p.query()
+	if all {
+		q.Set("all", "true")
+	}
+	return get[api.Trusts](ctx, c, "/v1/trust", q)
+}
+
+// Trust returns one rule with its history.
+func (c *Client) Trust(ctx context.Context, rule string) (api.RuleHistory, error) {
+	return get[api.RuleHistory](ctx, c, "/v1/trust/rule", url.Values{"rule": {rule}})
+}
+
+// Promote lets a rule go further, Demote less far.
+func (c *Client) Promote(ctx context.Context, req api.TrustRequest) (api.TrustMoved, error) {
+	return post[api.TrustMoved](ctx, c, "/v1/trust/promote", req)
+}
+
+// Demote is the reverse of Promote.
+func (c *Client) Demote(ctx context.Context, req api.TrustRequest) (api.TrustMoved, error) {
+	return post[api.TrustMoved](ctx, c, "/v1/trust/demote", req)
+}
+
+// Drills lists exercises, newest first; name restricts to those of one name.
+func (c *Client) Drills(ctx context.Context, name string, p Page) (api.Drills, error) {
+	q := p.query()
+	if name != "" {
+		q.Set("name", name)
+	}
+	return get[api.Drills](ctx, c, "/v1/drills", q)
+}
+
+// Drill returns one exercise.
+func (c *Client) Drill(ctx context.Context, id string) (api.DrillStory, error) {
+	if err := checkID(id); err != nil {
+		return api.DrillStory{}, err
+	}
+	return get[api.DrillStory](ctx, c, "/v1/drills/"+id, nil)
+}
+
+// RunDrill begins the configured exercise of that name.
+func (c *Client) RunDrill(ctx context.Context, name string) (api.DrillStory, error) {
+	return post[api.DrillStory](ctx, c, "/v1/drills", api.DrillRequest{Name: name})
+}
+
 // Verify checks the record log on the server.
 func (c *Client) Verify(ctx context.Context) (record.Report, error) {
 	return get[record.Report](ctx, c, pathVerify, nil)

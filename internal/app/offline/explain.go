@@ -83,6 +83,8 @@ type ExplainOptions struct {
 	Source *pipeline.Source
 	In     io.Reader
 	Mode   staunch.Mode
+	// Trust is how far rules are trusted beside their files.
+	Trust []staunch.RuleTrust
 	// AllRules explains the rules of other log sources as well.
 	AllRules bool
 }
@@ -91,7 +93,7 @@ type ExplainOptions struct {
 // signals accuse, and what policy makes of it. Evidence adds up over the input,
 // as it would if the records came one after the other.
 func Explain(ctx context.Context, s *app.Setup, o ExplainOptions, emit func(Explained) error) (err error) {
-	b, err := newBench(ctx, s, o.Mode, true)
+	b, err := newBench(ctx, s, o.Mode, o.Trust, true)
 	if err != nil {
 		return err
 	}

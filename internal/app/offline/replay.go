@@ -16,7 +16,6 @@ import (
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/contain"
-	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
@@ -63,7 +62,7 @@ type bench struct {
 	windows []correlate.Judged
 }
 
-func newBench(ctx context.Context, s *app.Setup, mode staunch.Mode, explain bool) (_ *bench, err error) {
+func newBench(ctx context.Context, s *app.Setup, mode staunch.Mode, trust []staunch.RuleTrust, explain bool) (_ *bench, err error) {
 	b := &bench{clock: &clock{}}
 	var windows func(correlate.Judged)
 	if explain {
@@ -96,7 +95,7 @@ func newBench(ctx context.Context, s *app.Setup, mode staunch.Mode, explain bool
 	}
 	if b.pipe, err = pipeline.New(pipeline.Options{
 		Store: b.store, Inventory: inv, Cases: b.engine, Clock: b.clock, Guardrails: s.Guardrails, Mode: mode,
-		Params: decide.Params{HalfLife: s.Config.Suspicion.HalfLife.Std(), RollUp: s.Config.Suspicion.RollUp},
+		Params: app.Params(s.Config),
 		PlatformOf: func(realm string) (string, staunch.Mode) {
 			return platforms[realm], staunch.ModeEnforce
 		},
@@ -108,6 +107,11 @@ func newBench(ctx context.Context, s *app.Setup, mode staunch.Mode, explain bool
 		return nil, err
 	}
 	return b, b.store.Update(ctx, func(tx store.Tx) error {
+		for _, t := range trust {
+			if err := tx.PutTrust(t); err != nil {
+				return err
+			}
+		}
 		_, err := inventory.Sync(tx, s.Identities)
 		return err
 	})
@@ -148,6 +152,8 @@ type ReplayOptions struct {
 	Files []string
 	In    io.Reader
 	Mode  staunch.Mode
+	// Trust is how far rules are trusted beside their files.
+	Trust []staunch.RuleTrust
 	// MostBytes bounds the memory that the recorded events may take, since they
 	// have to be put in order; 0 gives 4 GiB.
 	MostBytes int64
@@ -217,7 +223,7 @@ func Replay(ctx context.Context, s *app.Setup, o ReplayOptions, emit func(Line) 
 	if i := slices.IndexFunc(entries, func(e entry) bool { return e.at != 0 }); i >= 0 {
 		sum.From, sum.To = entries[i].at, entries[len(entries)-1].at
 	}
-	b, err := newBench(ctx, s, o.Mode, false)
+	b, err := newBench(ctx, s, o.Mode, o.Trust, false)
 	if err != nil {
 		return err
 	}

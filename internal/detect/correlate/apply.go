@@ -49,6 +49,10 @@ type Firing struct {
 	Source, Realm string
 	Refs          []staunch.Ref
 	Ceiling       staunch.Tier
+	// Origin is the one that all its events come from, "" where that is Source.
+	// Origins has them where they are several, sorted.
+	Origin  string
+	Origins []string
 	// Hidden says that it only counts for other correlations.
 	Hidden bool
 	body   payload
@@ -98,7 +102,10 @@ func (a *Applier) onward(fired []Firing) []Contribution {
 	var out []Contribution
 	for _, f := range fired {
 		for _, o := range f.body.Then {
-			p := payload{Source: f.Source, Realm: f.Realm, Ceiling: f.Ceiling, Refs: f.Refs}
+			p := payload{Source: f.Source, Realm: f.Realm, Ceiling: f.Ceiling, Refs: f.Refs, Origins: f.Origins}
+			if f.Origin != "" {
+				p.Origins = []string{f.Origin}
+			}
 			if c, ok := a.Set.contribution(o, f.Event, f.At, p); ok {
 				out = append(out, c)
 			}
@@ -334,9 +341,25 @@ func (a *Applier) fire(r *Rule, rows []store.Contribution, done []completed) ([]
 	return out, nil
 }
 
-// name fills in the events of a window and their lowest ceiling.
+// maxOrigins bounds the origins that a firing names; more than one says all.
+const maxOrigins = 16
+
+// tell fills in where the events come from.
+func (f *Firing) tell(origins []string) {
+	slices.Sort(origins)
+	switch origins = slices.Compact(origins); {
+	case len(origins) > 1:
+		f.Origins = origins[:min(len(origins), maxOrigins)]
+	case len(origins) == 1 && origins[0] != f.Source:
+		f.Origin = origins[0]
+	}
+}
+
+// name fills in the events of a window, where they come from, and their lowest
+// ceiling.
 func (f *Firing) name(rows []store.Contribution) error {
 	seen := map[string]bool{}
+	var origins []string
 	for _, c := range slices.Backward(rows) {
 		if seen[c.Event] {
 			continue
@@ -346,14 +369,18 @@ func (f *Firing) name(rows []store.Contribution) error {
 		if len(f.Events) < maxNamed {
 			f.Events = append(f.Events, c.Event)
 		}
-		var p struct {
-			Ceiling staunch.Tier `json:"c"`
-		}
+		var p payload
 		if err := json.Unmarshal(c.Body, &p); err != nil {
 			return err
 		}
 		f.Ceiling = min(f.Ceiling, p.Ceiling)
+		for _, o := range p.origins() {
+			if !slices.Contains(origins, o) {
+				origins = append(origins, o)
+			}
+		}
 	}
+	f.tell(origins)
 	slices.Reverse(f.Events)
 	return nil
 }
@@ -432,11 +459,13 @@ func (a *Applier) state(l Ledger, c Contribution) ([]Firing, error) {
 		return nil, nil
 	}
 	p := c.body
-	return []Firing{{
+	f := Firing{
 		Rule: r, Accused: p.Accused, Group: p.Group, Series: series, Window: window, Time: start, Event: c.Row.Event, At: at,
 		Events: []string{c.Row.Event}, Count: 1, Value: value, Source: p.Source, Realm: p.Realm, Refs: p.Refs, Ceiling: p.Ceiling,
 		Hidden: r.hidden, body: p,
-	}}, nil
+	}
+	f.tell(slices.Clone(p.origins()))
+	return []Firing{f}, nil
 }
 
 // maxDormancy is how long a subject's last activity is remembered.

@@ -69,6 +69,8 @@ type Event struct {
 	Doc *jsondoc.Doc
 	// Ceiling is its source's.
 	Ceiling staunch.Tier
+	// Origin is its source's, "" where that is the source itself.
+	Origin string
 	// Facts are those that it states.
 	Facts []staunch.Fact
 	// Hide returns what stands for a value of the record that must not be kept

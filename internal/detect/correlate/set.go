@@ -440,6 +440,16 @@ type payload struct {
 	Refs    []staunch.Ref `json:"x,omitempty"`
 	Group   []string      `json:"g,omitempty"`
 	Then    []onward      `json:"n,omitempty"`
+	// Origins are the origins that it comes from, where that is not Source alone.
+	Origins []string `json:"o,omitempty"`
+}
+
+// origins are the origins that the contribution comes from.
+func (p *payload) origins() []string {
+	if len(p.Origins) > 0 {
+		return p.Origins
+	}
+	return []string{p.Source}
 }
 
 // onward is what the event would contribute to a correlation of correlations,
@@ -467,6 +477,9 @@ func (s *Set) Contribute(ev *Event, matched []int) []Contribution {
 				continue
 			}
 			p := payload{Source: ev.Source, Realm: ev.Realm, Ceiling: ev.Ceiling, Refs: ev.Actor}
+			if ev.Origin != "" {
+				p.Origins = []string{ev.Origin}
+			}
 			if c, ok := s.contribution(o, ev.ID, ev.Time, p); ok {
 				out = append(out, c)
 			}

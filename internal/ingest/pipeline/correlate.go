@@ -21,7 +21,7 @@ func (p *Pipeline) contributions(b *Bundle, doc *jsondoc.Doc, keys staunch.Keys,
 	if len(matched) == 0 || len(b.Correlations.Rules()) == 0 || slices.ContainsFunc(it.event.Actor, p.opt.IsOwn) {
 		return nil
 	}
-	ev := &correlate.Event{Event: it.event, Doc: doc, Ceiling: it.src.Ceiling, Facts: it.facts}
+	ev := &correlate.Event{Event: it.event, Doc: doc, Ceiling: it.src.Ceiling, Origin: it.src.Origin, Facts: it.facts}
 	if len(secrets) > 0 {
 		ev.Hide = accuse.Hidden(secrets)
 	}
@@ -94,6 +94,7 @@ func signalOf(b *Bundle, f correlate.Firing, ref staunch.Ref, now staunch.Time) 
 		V: staunch.Version, ID: staunch.CorrelationSignalID(r.ID, ref, f.Series, f.Window), Rule: r.ID, Title: r.Title, Bundle: b.Hash,
 		Accused: ref, Refs: f.Refs, Confidence: r.Confidence, Techniques: r.Techniques, Frameworks: r.Frameworks, Event: f.Event, Events: f.Events,
 		Source: f.Source, Realm: f.Realm, Ceiling: f.Ceiling, Mode: mode, Standing: staunch.StandingCurrent,
+		Origin: f.Origin, Origins: f.Origins,
 		Time: f.Time, Learned: now, Evidence: firedEvidence(f), Author: r.Author, License: r.License, References: r.References,
 	}
 }
@@ -138,9 +139,9 @@ func (p *Pipeline) Settle(ctx context.Context) error {
 			if signals, err = p.putFired(tx, b, fired, accused, now); err != nil {
 				return err
 			}
-			know := p.knowing(tx)
+			know := knowingOf(tx)
 			for _, ref := range accused.list {
-				n, err := p.decide(tx, know, b, ref, now)
+				n, err := p.decide(tx, know, b, ref, nil, now)
 				if err != nil {
 					return fmt.Errorf("deciding on %s: %w", ref, err)
 				}

@@ -24,9 +24,10 @@ type judged struct {
 
 // decide judges an accused ref and what it belongs to, stores the decision with
 // its inputs, passes it by the guardrails and opens or raises the case. It
-// returns how many decisions were new.
-func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, now staunch.Time) (int, error) {
-	all, err := p.candidates(tx, known, b, accused, now)
+// returns how many decisions were new. drill is the exercise that accused it, nil
+// for none: what is an exercise's and what is real are never weighed together.
+func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, drill *Drill, now staunch.Time) (int, error) {
+	all, err := p.candidates(tx, known, b, accused, drill, now)
 	if err != nil || len(all) == 0 {
 		return 0, err
 	}
@@ -39,6 +40,7 @@ func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch
 	if err != nil {
 		return 0, err
 	}
+	d.Drill = drill.id()
 	if before, err := tx.Decision(d.ID); err == nil {
 		if d.Tier <= before.Tier && d.Scope == before.Scope {
 			return 0, nil // the same evidence under the same bundle was decided on
@@ -64,18 +66,22 @@ func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch
 	if nothingNew, err := p.nothingNew(tx, d, now); err != nil || nothingNew {
 		return 0, err
 	}
-	opened, err := p.act(tx, b, &d, j, now)
+	opened, err := p.act(tx, b, &d, j, drill, now)
 	if err != nil {
 		return 0, err
 	}
 	if _, err := tx.PutDecision(d); err != nil {
 		return 0, err
 	}
-	body, err := json.Marshal(map[string]any{
+	said := map[string]any{
 		"decision": d.ID, "subject": d.Subject, "scope": d.Scope, "tier": d.Tier, "verdict": d.Verdict, "mode": d.Mode,
 		"policy": d.Policy, "confidence": d.Suspicion.Confidence, "signals": d.Signals, "bundle": d.Bundle,
 		"containment": d.Containment, "reasons": d.Reasons,
-	})
+	}
+	if d.Drill != "" {
+		said["drill"] = d.Drill
+	}
+	body, err := json.Marshal(said)
 	if err != nil {
 		return 0, fmt.Errorf("encoding a decision's record: %w", err)
 	}
@@ -86,7 +92,7 @@ func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch
 	if _, err := tx.AppendRecord(staunch.Record{Time: now, Kind: staunch.RecordDecision, Actor: "engine", About: about, Body: body}); err != nil {
 		return 0, err
 	}
-	if p.opt.Teller != nil {
+	if p.opt.Teller != nil && drill == nil { // of an exercise its end is told
 		for _, n := range p.opt.Teller.DecisionNotices(d, now) {
 			if err := tx.PutNotice(n); err != nil {
 				return 0, err
@@ -106,8 +112,8 @@ func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch
 
 // candidates judges the accused ref and everything that it belongs to: what is
 // too little against one session may be enough against its account.
-func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, now staunch.Time) ([]*judged, error) {
-	first, err := p.judge(tx, known, b, accused, now)
+func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, drill *Drill, now staunch.Time) ([]*judged, error) {
+	first, err := p.judge(tx, known, b, accused, drill.id(), now)
 	if err != nil || first == nil {
 		return nil, err
 	}
@@ -116,7 +122,10 @@ func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused sta
 		if slices.ContainsFunc(out, func(j *judged) bool { return slices.Contains(j.res.Names, up) }) {
 			continue // another name of one that was judged
 		}
-		j, err := p.judge(tx, known, b, up, now)
+		if !drill.may(up) {
+			continue
+		}
+		j, err := p.judge(tx, known, b, up, drill.id(), now)
 		if err != nil {
 			return nil, err
 		}
@@ -135,8 +144,9 @@ const maxEvidence = 500
 // signals of 0.2 a thousandth.
 const maxRepeats = 20
 
-// withoutRepeats leaves of each rule's signals against a ref the first maxRepeats.
-func withoutRepeats(signals []*staunch.Signal) []*staunch.Signal {
+// withoutRepeats leaves of each rule's signals of the exercise against a ref the
+// first maxRepeats.
+func withoutRepeats(signals []*staunch.Signal, drill string) []*staunch.Signal {
 	type pair struct {
 		rule    string
 		accused staunch.Ref
@@ -145,6 +155,9 @@ func withoutRepeats(signals []*staunch.Signal) []*staunch.Signal {
 	out := make([]*staunch.Signal, 0, min(len(signals), 256))
 	for _, s := range signals {
 		p := pair{s.Rule, s.Accused}
+		if s.Drill != drill {
+			continue
+		}
 		if times[p]++; times[p] <= maxRepeats {
 			out = append(out, s)
 		}
@@ -158,12 +171,43 @@ func withoutRepeats(signals []*staunch.Signal) []*staunch.Signal {
 type knowing struct {
 	inventory.Reader
 	settled settledTimes
+	trust   *trusted
 	// judged has who was judged already; nil for nobody worth it.
-	judged map[staunch.Ref]*judged
+	judged map[judgedFor]*judged
 }
 
-func (p *Pipeline) knowing(r store.Reader) knowing {
-	return knowing{inventory.Memo(r), settledTimes{r, map[staunch.Ref]staunch.Time{}}, map[staunch.Ref]*judged{}}
+// judgedFor is who was judged, and by the evidence of which exercise.
+type judgedFor struct {
+	ref   staunch.Ref
+	drill string
+}
+
+func knowingOf(r store.Reader) knowing {
+	return knowing{inventory.Memo(r), settledTimes{r, map[staunch.Ref]staunch.Time{}}, &trusted{r: r}, map[judgedFor]*judged{}}
+}
+
+// trusted is the trust in the rules whose mode is not what their files say. It is
+// read in the transaction that decides, so that a demotion holds on every node
+// from its commit on.
+type trusted struct {
+	r    store.Reader
+	read bool
+	in   map[string]staunch.RuleTrust
+}
+
+func (t *trusted) rules() (map[string]staunch.RuleTrust, error) {
+	if t.read {
+		return t.in, nil
+	}
+	list, err := t.r.SteeredRules()
+	if err != nil {
+		return nil, fmt.Errorf("reading how far rules are trusted: %w", err)
+	}
+	t.read, t.in = true, make(map[string]staunch.RuleTrust, len(list))
+	for _, rt := range list {
+		t.in[rt.Rule] = rt
+	}
+	return t.in, nil
 }
 
 // settledTimes are those up to which a release settled what was known of refs.
@@ -185,19 +229,21 @@ func (s settledTimes) at(ref staunch.Ref) (staunch.Time, error) {
 }
 
 // judge gathers the evidence against a ref and asks policy. It returns nil
-// where there is none. known reads from r.
-func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, now staunch.Time) (*judged, error) {
-	if j, ok := known.judged[ref]; ok {
+// where there is none. known reads from r; drill is the exercise whose evidence
+// counts, "" for the real.
+func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, drill string, now staunch.Time) (*judged, error) {
+	who := judgedFor{ref, drill}
+	if j, ok := known.judged[who]; ok {
 		return j, nil
 	}
-	j, err := p.judgeAnew(r, known, b, ref, now)
+	j, err := p.judgeAnew(r, known, b, ref, drill, now)
 	if err == nil {
-		known.judged[ref] = j
+		known.judged[who] = j
 	}
 	return j, err
 }
 
-func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, now staunch.Time) (*judged, error) {
+func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, drill string, now staunch.Time) (*judged, error) {
 	res, err := p.opt.Inventory.Resolve(known, ref, now)
 	if err != nil {
 		return nil, err
@@ -217,7 +263,7 @@ func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staun
 	if err != nil {
 		return nil, err
 	}
-	signals = withoutRepeats(signals)
+	signals = withoutRepeats(signals, drill)
 	accused := newRefSet()
 	for _, s := range signals {
 		accused.add(s.Accused)
@@ -253,9 +299,14 @@ func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staun
 	if len(evidence) == 0 {
 		return nil, nil
 	}
+	trust, err := known.trust.rules()
+	if err != nil {
+		return nil, err
+	}
+	steering := decide.Steer(evidence, trust)
 	j := &judged{res: res, evidence: evidence, assessment: p.opt.Params.Assess(ref, evidence)}
 	platform, mode := p.opt.PlatformOf(ref.Realm)
-	c := decide.Context{Mode: min(p.opt.Mode, mode), Platform: platform}
+	c := decide.Context{Mode: min(p.opt.Mode, mode), Platform: platform, RevokeSources: p.opt.Params.NeedSources(), Trust: steering}
 	open, err := r.OpenContainments(append(slices.Clone(res.Names), res.Up...))
 	if err != nil {
 		return nil, err
@@ -290,7 +341,7 @@ func decision(b *Bundle, j *judged, now staunch.Time) (staunch.Decision, error) 
 }
 
 // act passes a decision by the guardrails and opens or raises the case.
-func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j *judged, now staunch.Time) (*staunch.Containment, error) {
+func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j *judged, drill *Drill, now staunch.Time) (*staunch.Containment, error) {
 	if d.Verdict != staunch.VerdictContain && d.Verdict != staunch.VerdictApproval {
 		return nil, nil
 	}
@@ -308,6 +359,16 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j *judged, n
 	raise := slices.ContainsFunc(open, func(c staunch.Containment) bool {
 		return c.Phase != staunch.PhaseReleasing && c.Phase != staunch.PhaseApproval
 	})
+	playbook := j.outcome.Playbook
+	if drill != nil {
+		if why := drill.refuses(d.Scope, open); why != "" {
+			d.Verdict = staunch.VerdictProtected
+			d.Reasons = append(d.Reasons, why)
+			return nil, nil
+		}
+		playbook.Derived, playbook.Widest = false, d.Scope.Kind
+		raise = true // an exercise takes nobody's place
+	}
 	a, err := p.rails.Load().Admit(tx, decide.Request{
 		Decision: *d, Resolution: res, Origin: staunch.OriginPolicy, Own: p.own(), Raise: raise,
 		Group: b.Groups.Size(res.Identity), Now: now,
@@ -322,14 +383,28 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j *judged, n
 	}
 	o, err := p.opt.Cases.Open(tx, contain.OpenRequest{
 		Subject: d.Scope, Resolution: res, Origin: staunch.OriginPolicy, Opener: d.ID, Decision: d.ID, Tier: d.Tier,
-		Playbook: j.outcome.Playbook, Reasons: d.Reasons, Caps: a.Caps, Notify: d.Notify,
-		Since: since(j.evidence), Approval: d.Verdict == staunch.VerdictApproval,
+		Playbook: playbook, Reasons: d.Reasons, Caps: a.Caps, Notify: d.Notify,
+		Since: since(j.evidence), Approval: d.Verdict == staunch.VerdictApproval, Drill: drill.id(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	d.Containment = o.Containment.ID
 	return &o.Containment, nil
+}
+
+// refuses says why the exercise may not contain the scope, with the cases that are
+// open on it.
+func (d *Drill) refuses(scope staunch.Ref, open []staunch.Containment) string {
+	if !d.may(scope) {
+		return "an exercise contains its canaries alone, and this would be " + scope.String()
+	}
+	for _, c := range open {
+		if c.Drill != d.ID {
+			return "the canary is contained by " + c.ID + " already, which is not this exercise's"
+		}
+	}
+	return ""
 }
 
 func (p *Pipeline) own() []staunch.Ref {
@@ -354,7 +429,7 @@ func since(evidence []decide.Evidence) staunch.Time {
 // Judge says what policy makes of a ref now, and of what input, without deciding
 // anything. Without evidence the outcome is to observe.
 func (p *Pipeline) Judge(r store.Reader, ref staunch.Ref) (decide.Assessment, decide.Outcome, decide.Input, error) {
-	j, err := p.judge(r, p.knowing(r), p.Bundle(), ref, staunch.TimeOf(p.opt.Clock.Now()))
+	j, err := p.judge(r, knowingOf(r), p.Bundle(), ref, "", staunch.TimeOf(p.opt.Clock.Now()))
 	if err != nil || j == nil {
 		return decide.Assessment{Subject: ref}, decide.Outcome{V: staunch.Version, Scope: ref, Verdict: staunch.VerdictObserve}, decide.Input{}, err
 	}

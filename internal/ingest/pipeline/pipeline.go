@@ -383,9 +383,13 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 		if err := p.rejoin(tx, accused, joined, now); err != nil {
 			return err
 		}
-		know := p.knowing(tx)
+		var drill *Drill
+		if len(items) > 0 {
+			drill = items[0].src.Drill // the items of an input have one source
+		}
+		know := knowingOf(tx)
 		for _, ref := range accused.list {
-			n, err := p.decide(tx, know, b, ref, now)
+			n, err := p.decide(tx, know, b, ref, drill, now)
 			if err != nil {
 				return fmt.Errorf("deciding on %s: %w", ref, err)
 			}

@@ -37,7 +37,7 @@ func (p *Pipeline) nothingNew(tx store.Tx, d staunch.Decision, now staunch.Time)
 	default:
 		return false, nil
 	}
-	if p.opt.EveryDecision {
+	if p.opt.EveryDecision || d.Drill != "" {
 		return false, nil
 	}
 	name := "observed/" + d.Subject.Key()

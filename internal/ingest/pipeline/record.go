@@ -26,6 +26,31 @@ type Source struct {
 	Skew, Lateness staunch.Duration
 	// Accuses lists further realms whose subjects it may accuse.
 	Accuses []string
+	// Origin is what it tells of where other sources tell of the same, "" where it
+	// is a witness of its own.
+	Origin string
+	// Drill, when given, has the source be an exercise's: it accuses nobody else
+	// than its canaries, and all that it causes is labelled.
+	Drill *Drill
+}
+
+// Drill says whose exercise a source's records are.
+type Drill struct {
+	// ID is the exercise's.
+	ID string
+	// Canaries are the refs that it may accuse, and that may be contained for it.
+	Canaries []staunch.Ref
+}
+
+// may reports whether the exercise may accuse or contain a ref; what is none may
+// do it with all.
+func (d *Drill) may(ref staunch.Ref) bool { return d == nil || slices.Contains(d.Canaries, ref) }
+
+func (d *Drill) id() string {
+	if d == nil {
+		return ""
+	}
+	return d.ID
 }
 
 // mayAccuse reports whether the source may accuse a ref of the realm.
@@ -170,19 +195,23 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 		}
 		it.secrets = append(it.secrets, sealedSecret{ref: s.Ref, until: received.Add(secretLife), blob: blob})
 	}
-	facts := slices.Concat(mapped.Facts, inventory.Facts(it.event))
-	if n, ok := src.Format.(format.Namer); ok {
-		facts = append(facts, inventory.SameNames(it.event, n.Same())...)
-	}
-	for _, f := range facts {
-		f.V, f.Learned, f.Source, f.Event = staunch.Version, received, src.Name, it.event.ID
-		if f.Time == 0 {
-			f.Time = it.event.Time
+	// An exercise states nothing of the world and adds nothing to the windows of
+	// correlations, which may be others'.
+	if src.Drill == nil {
+		facts := slices.Concat(mapped.Facts, inventory.Facts(it.event))
+		if n, ok := src.Format.(format.Namer); ok {
+			facts = append(facts, inventory.SameNames(it.event, n.Same())...)
 		}
-		f.ID = staunch.FactID(f)
-		it.facts = append(it.facts, f)
+		for _, f := range facts {
+			f.V, f.Learned, f.Source, f.Event = staunch.Version, received, src.Name, it.event.ID
+			if f.Time == 0 {
+				f.Time = it.event.Time
+			}
+			f.ID = staunch.FactID(f)
+			it.facts = append(it.facts, f)
+		}
+		it.contribs = p.contributions(b, doc, keys, secrets, it, sc.matched)
 	}
-	it.contribs = p.contributions(b, doc, keys, secrets, it, sc.matched)
 	for _, m := range sc.matched {
 		if b.Correlations.Hidden(m) {
 			continue // it speaks through its correlations alone
@@ -300,10 +329,13 @@ func (p *Pipeline) signals(base staunch.Signal, refs []staunch.Ref, it *item) []
 		if ref.Kind != staunch.KindIdentity && !src.mayAccuse(ref.Realm) {
 			continue // identities are looked at where their accounts are known
 		}
+		if !src.Drill.may(ref) {
+			continue
+		}
 		s := base
 		s.V, s.Accused, s.Event, s.Source, s.Realm = staunch.Version, ref, it.event.ID, src.Name, src.Realm
-		s.Refs, s.Ceiling, s.Standing = it.event.Actor, src.Ceiling, it.event.Standing
-		s.Time, s.Learned = it.event.Time, it.event.Learned
+		s.Refs, s.Ceiling, s.Standing, s.Origin = it.event.Actor, src.Ceiling, it.event.Standing, src.Origin
+		s.Time, s.Learned, s.Drill = it.event.Time, it.event.Learned, src.Drill.id()
 		s.ID = staunch.SignalID(s.Rule, ref, it.event.ID)
 		if !slices.ContainsFunc(out, func(o staunch.Signal) bool { return o.ID == s.ID }) {
 			out = append(out, s)

@@ -215,13 +215,25 @@ func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 		for _, u := range above[s.Accused] {
 			err = errors.Join(err, t.set(nil, "signal of", u.Ref.Key(), at(s.Time), s.ID))
 		}
+		if rule := store.CountedRule(s); rule != "" {
+			err = errors.Join(err, t.set(nil, "rule signal", rule, at(s.Time), s.ID))
+		}
 		return errors.Join(err, t.set(nil, "signal at", at(s.Time), s.ID))
 	})
 }
 
 func (t *tx) PutDecision(d staunch.Decision) (bool, error) {
 	version(&d.V)
-	return t.first("decision", "decision", d.ID, d, func() error { return t.set(nil, "decision at", at(d.Made), d.ID) })
+	return t.first("decision", "decision", d.ID, d, func() error {
+		err := t.set(nil, "decision at", at(d.Made), d.ID)
+		for _, rule := range store.CountedRules(d) {
+			err = errors.Join(err, t.set([]byte(d.Containment), "rule decision", rule, d.ID))
+			if d.Containment != "" {
+				err = errors.Join(err, t.set(nil, "rule of", d.Containment, rule))
+			}
+		}
+		return err
+	})
 }
 
 func (t *tx) PutContainment(c staunch.Containment) error {

@@ -26,9 +26,9 @@ var ErrNewerSchema = errors.New("schema from a newer staunch")
 func words(d goose.Dialect) *strings.Replacer {
 	if d == goose.DialectPostgres {
 		// "C" orders text by its bytes, as SQLite does.
-		return strings.NewReplacer("{text}", `TEXT COLLATE "C"`, "{blob}", "BYTEA", "{clustered}", "", "{postgres}", "")
+		return strings.NewReplacer("{text}", `TEXT COLLATE "C"`, "{blob}", "BYTEA", "{clustered}", "", "{postgres}", "", "{sqlite}", "--")
 	}
-	return strings.NewReplacer("{text}", "TEXT", "{blob}", "BLOB", "{clustered}", "WITHOUT ROWID", "{postgres}", "--")
+	return strings.NewReplacer("{text}", "TEXT", "{blob}", "BLOB", "{clustered}", "WITHOUT ROWID", "{postgres}", "--", "{sqlite}", "")
 }
 
 // migrations reads NNNNN_name.sql files. A file has no function bodies, so a

@@ -220,8 +220,8 @@ func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	inserted, err := t.put("INSERT INTO signals (id, accused, at, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING",
-		s.ID, s.Accused.Key(), int64(s.Time), body)
+	inserted, err := t.put("INSERT INTO signals (id, accused, at, body, rule) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING",
+		s.ID, s.Accused.Key(), int64(s.Time), body, store.CountedRule(s))
 	if err != nil || !inserted {
 		return false, wrap(err, "putting signal %s", s.ID)
 	}
@@ -252,7 +252,16 @@ func (t *tx) PutDecision(d staunch.Decision) (bool, error) {
 		return false, err
 	}
 	inserted, err := t.put("INSERT INTO decisions (id, at, body) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING", d.ID, int64(d.Made), body)
-	return inserted, wrap(err, "putting decision %s", d.ID)
+	if err != nil || !inserted {
+		return false, wrap(err, "putting decision %s", d.ID)
+	}
+	for _, rule := range store.CountedRules(d) {
+		err := t.later("INSERT INTO decision_rules (rule, decision, containment) VALUES ($1, $2, $3)", rule, d.ID, d.Containment)
+		if err != nil {
+			return false, fmt.Errorf("putting decision %s: %w", d.ID, err)
+		}
+	}
+	return true, nil
 }
 
 func (t *tx) PutContainment(c staunch.Containment) error {

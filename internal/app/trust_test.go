@@ -1,0 +1,101 @@
+package app_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/api"
+	"github.com/staunch-project/staunch/internal/store"
+)
+
+// answer decodes an answer that has to be 200 or 201.
+func answer[T any](n *node, method, path, body string) T {
+	n.t.Helper()
+	var v T
+	status, b := n.call(method, path, n.admin, body)
+	if status/100 != 2 {
+		n.t.Fatalf("%s %s: %d %s", method, path, status, b)
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		n.t.Fatalf("%s %s: %v: %s", method, path, err, b)
+	}
+	return v
+}
+
+// told reports whether a message of the kind is in the outbox.
+func (n *node) told(kind string) bool {
+	n.t.Helper()
+	found := false
+	if err := n.app.Store().View(n.t.Context(), func(r store.Reader) error {
+		ns, err := r.Notices(staunch.TimeOf(time.Now().Add(24*time.Hour)), 1000)
+		for _, m := range ns {
+			found = found || strings.Contains(string(m.Body), `"`+kind+`"`)
+		}
+		return err
+	}); err != nil {
+		n.t.Fatal(err)
+	}
+	return found
+}
+
+// channel is one that nobody listens to: what is told stays in the outbox.
+const channel = `notify:
+  - {name: ops, type: webhook, url: "http://127.0.0.1:9/", secret: whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=}
+`
+
+func TestWrongReleaseDemotes(t *testing.T) {
+	n := newNodeWith(t, map[string]string{"staunch.yaml": nodeConfig + channel})
+	n.post(event("1", "mallory", "dump") + event("2", "bob", "dump"))
+	cs := n.cases()
+	if len(cs) != 2 {
+		t.Fatalf("%d cases", len(cs))
+	}
+	release := func(id, verdict string) {
+		t.Helper()
+		answer[api.Changed](n, http.MethodPost, "/v1/containments/"+id+"/release", `{"reason":"the backup job"`+verdict+`}`)
+	}
+	// Nobody says anything of the rule.
+	release(cs[1].ID, "")
+	if h := answer[api.RuleHistory](n, http.MethodGet, "/v1/trust/rule?rule=dump", ""); h.Rule.Mode != staunch.ModeEnforce || h.Rule.Matches != 2 || h.Rule.Containments != 2 || len(h.History) != 0 {
+		t.Errorf("%+v", h)
+	}
+	if n.told("trust.demoted") {
+		t.Error("a demotion was told")
+	}
+	release(cs[0].ID, `,"verdict":"wrong"`)
+	h := answer[api.RuleHistory](n, http.MethodGet, "/v1/trust/rule?rule=dump", "")
+	if h.Rule.Mode != staunch.ModeRecommend || h.Rule.Declared != staunch.ModeEnforce || h.Rule.Wrong != 1 || len(h.History) != 2 ||
+		h.Rule.Advice != "no matches in mode recommend" {
+		t.Errorf("%+v", h)
+	}
+	if !n.told("trust.demoted") {
+		t.Error("nobody was told")
+	}
+	n.post(event("3", "eve", "dump"))
+	if now := n.cases(); len(now) != 2 {
+		t.Errorf("a demoted rule contained: %+v", now)
+	}
+	// After a restart it stands as it did, and a person lifts it.
+	if err := n.app.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	l := answer[api.Trusts](n, http.MethodGet, "/v1/trust", "")
+	if len(l.Items) != 1 || l.Items[0].Mode != staunch.ModeRecommend || l.Items[0].Matches != 3 || l.Criteria.Matches != 20 {
+		t.Errorf("%+v", l)
+	}
+	ev := answer[api.TrustMoved](n, http.MethodPost, "/v1/trust/promote", `{"rule":"dump","reason":"mended"}`).Event
+	if ev.From != staunch.ModeRecommend || ev.To != staunch.ModeEnforce || ev.By != "root" || !n.told("trust.promoted") {
+		t.Errorf("%+v", ev)
+	}
+	// What it matched meanwhile counts as it did then; what it matches now contains.
+	n.post(event("4", "zoe", "dump"))
+	now := n.cases()
+	if len(now) != 3 || now[0].Subject.Value != "zoe" {
+		t.Errorf("a promoted rule: %+v", now)
+	}
+}
