@@ -66,7 +66,7 @@ type Cases interface {
 	Clear(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error)
 	AdvanceWindow(tx store.Tx, id, who string) (staunch.Containment, error)
 	Extend(tx store.Tx, id, who string, d time.Duration) (staunch.Containment, error)
-	Approve(tx store.Tx, id, who, scopeHash string) (staunch.Containment, error)
+	Approve(tx store.Tx, id, who, scopeHash, planHash string) (staunch.Containment, error)
 
 	// Revivals returns what releasing the case would bring back to life, a line
 	// each.

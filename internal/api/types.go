@@ -152,8 +152,10 @@ type ExtendRequest struct {
 
 // ApproveRequest lets a case go on.
 type ApproveRequest struct {
-	// ScopeHash is the hash of the scope that the person saw.
+	// ScopeHash is the hash of the scope that the person saw, PlanHash that of the
+	// plan: scope_hash and containment.asked.hash of the case.
 	ScopeHash string `json:"scope_hash" minLength:"1" maxLength:"128"`
+	PlanHash  string `json:"plan_hash" minLength:"1" maxLength:"128"`
 }
 
 // Changed is a case after a change.

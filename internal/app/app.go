@@ -152,6 +152,8 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 		Teller: a.teller(), Observer: opt.Observer, Clock: opt.Clock, Log: opt.Log, Node: cfg.Node,
 		Protected: a.protected,
 		Admit:     a.admitApproved,
+		Approving: a.approving,
+		Barred:    a.barredStep,
 	}); err != nil {
 		return nil, err
 	}

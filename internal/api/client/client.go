@@ -396,9 +396,9 @@ func (c *Client) Extend(ctx context.Context, id string, by time.Duration) (api.C
 	return c.change(ctx, id, "/extend", api.ExtendRequest{By: staunch.Duration(by)})
 }
 
-// Approve lets a containment go on, under the scope with that hash.
-func (c *Client) Approve(ctx context.Context, id, scopeHash string) (api.Changed, error) {
-	return c.change(ctx, id, "/approve", api.ApproveRequest{ScopeHash: scopeHash})
+// Approve approves a containment, under the scope and the plan with those hashes.
+func (c *Client) Approve(ctx context.Context, id, scopeHash, planHash string) (api.Changed, error) {
+	return c.change(ctx, id, "/approve", api.ApproveRequest{ScopeHash: scopeHash, PlanHash: planHash})
 }
 
 // Signals lists signals, newest first.

@@ -255,11 +255,15 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, no
 	if err != nil {
 		return nil, err
 	}
-	raise := slices.ContainsFunc(open, func(c staunch.Containment) bool {
-		return c.Phase != staunch.PhaseReleasing && c.Phase != staunch.PhaseApproval
-	})
+	raise := false
+	var have []string
+	for _, c := range open {
+		if c.Phase != staunch.PhaseReleasing && c.Phase != staunch.PhaseApproval {
+			raise, have = true, append(have, c.Caps...)
+		}
+	}
 	a, err := p.rails.Load().Admit(tx, decide.Request{
-		Decision: *d, Resolution: res, Origin: staunch.OriginPolicy, Own: p.own(), Raise: raise,
+		Decision: *d, Resolution: res, Origin: staunch.OriginPolicy, Own: p.own(), Raise: raise, Have: have,
 		Group: b.Groups.Size(res.Identity), Now: now,
 	})
 	if err != nil {
@@ -274,6 +278,7 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, no
 		Subject: d.Scope, Resolution: res, Origin: staunch.OriginPolicy, Opener: d.ID, Decision: d.ID, Tier: d.Tier,
 		Playbook: j.outcome.Playbook, Reasons: d.Reasons, Caps: a.Caps, Notify: d.Notify,
 		Since: since(j.evidence), Approval: d.Verdict == staunch.VerdictApproval,
+		Causes: a.Causes, Follows: a.Follows, Window: a.Window, Wait: a.Wait,
 	})
 	if err != nil {
 		return nil, err
