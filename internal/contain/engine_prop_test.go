@@ -364,7 +364,11 @@ func (w *world) do(o op) error {
 			case "extend":
 				_, err = w.engine.Extend(tx, id, "alice", time.Duration(o.pick)*time.Millisecond)
 			default:
-				_, err = w.engine.Approve(tx, id, "carol", con.Scope.Hash())
+				hash := ""
+				if con.Asked != nil {
+					hash = con.Asked.Hash
+				}
+				_, err = w.engine.Approve(tx, id, "carol", con.Scope.Hash(), hash)
 			}
 			return err
 		}))
@@ -505,8 +509,10 @@ func waiting(c contain.Case) bool {
 			}
 		}
 		return !con.Replan
-	case staunch.PhaseReleased, staunch.PhaseApproval:
+	case staunch.PhaseReleased:
 		return true
+	case staunch.PhaseApproval:
+		return con.Asked != nil
 	}
 	return false
 }

@@ -46,10 +46,10 @@ func groupCap(id staunch.Identity) string { return "group/" + groupOf(id) }
 
 func healthCursor(id staunch.Identity) string { return "health/" + groupOf(id) }
 
-// Report keeps a report in the place of the group's last one and returns it as it
+// ReportHealth keeps a report in the place of the group's last one and returns it as it
 // is kept. A report that is older than the one there is a staunch.ErrConflict; one
 // that cannot be, a staunch.Problem.
-func Report(tx HealthTx, h Health, now staunch.Time) (Health, error) {
+func ReportHealth(tx HealthTx, h Health, now staunch.Time) (Health, error) {
 	bad := func(place, format string, args ...any) (Health, error) {
 		return h, &staunch.Problem{Place: place, Reason: fmt.Sprintf(format, args...)}
 	}
