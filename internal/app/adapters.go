@@ -389,14 +389,8 @@ func (c cases) Apply(ctx context.Context, req api.ApplyRequest, who string, may 
 			return err
 		}
 		var err error
-		if was, applied, err = contain.Applied(r, f); err != nil {
+		if was, applied, err = contain.Applied(r, f); err != nil || applied {
 			return err
-		}
-		if applied && was.Phase == staunch.PhaseApproval {
-			applied = false // it waits for others to apply it, too
-		}
-		if applied {
-			return nil
 		}
 		if now := staunch.TimeOf(c.a.opt.Clock.Now()); now >= f.Until {
 			return fmt.Errorf("%w: the plan was valid until %s; make a new one", staunch.ErrConflict, f.Until)

@@ -194,7 +194,7 @@ func checkPlan(f staunch.PlanFile) error {
 func planOpener(f staunch.PlanFile) string { return "plan/" + f.Hash }
 
 // Applied returns the case that the file was applied as; ok is false where it was
-// not. A case that was released is an error: a plan is applied once.
+// not, or not by as many people as it takes. A case that was released is an error: a plan is applied once.
 func Applied(r store.Reader, f staunch.PlanFile) (con staunch.Containment, ok bool, err error) {
 	con, err = r.Containment(staunch.ContainmentID(f.Subject, planOpener(f)))
 	switch {
@@ -202,6 +202,8 @@ func Applied(r store.Reader, f staunch.PlanFile) (con staunch.Containment, ok bo
 		return con, false, nil
 	case err != nil:
 		return con, false, err
+	case con.Phase == staunch.PhaseApproval && con.PlanFile == f.Hash:
+		return con, false, nil // others have to apply it as well
 	case !con.Phase.Open():
 		return con, false, fmt.Errorf("%w: the plan was applied already as %s, which is released; make a new one", staunch.ErrConflict, con.ID)
 	}
