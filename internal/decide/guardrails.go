@@ -305,8 +305,9 @@ type Admission struct {
 	Caps []string
 	// Reasons says why, one sentence each.
 	Reasons []string
-	// Tripped names the breakers that this request opened.
-	Tripped []string
+	// Tripped names the breakers that this request opened, Open those that stand in
+	// its way.
+	Tripped, Open []string
 	// Causes names the rules and sources that ask for it where it may have to wait
 	// for a canary, and Follows those of them that asked for so many already that
 	// it has to; Window numbers the window in which they are counted, and Wait
@@ -348,6 +349,7 @@ func (g *Guardrails) Admit(tx Tx, r Request) (Admission, error) {
 			for _, b := range breakers {
 				if b.Scope == scope && b.Open {
 					a.Reasons = append(a.Reasons, "the breaker "+scope+" is open: "+b.Reason)
+					a.Open = append(a.Open, scope)
 				}
 			}
 		}
@@ -638,7 +640,7 @@ func (g *Guardrails) count(tx Tx, r Request, sources, rules []string, a *Admissi
 	if !first {
 		return nil
 	}
-	var reasons []string
+	var reasons, open []string
 	for _, t := range trips {
 		ok, err := tx.Reserve("trip/"+t.scope+window, t.limit, 0, true)
 		if err != nil {
@@ -655,7 +657,7 @@ func (g *Guardrails) count(tx Tx, r Request, sources, rules []string, a *Admissi
 		if t.scope == "global" && r.Decision.Tier == staunch.TierRevoke {
 			continue // it stops others
 		}
-		reasons = append(reasons, "the breaker "+t.scope+" opened: "+why)
+		reasons, open = append(reasons, "the breaker "+t.scope+" opened: "+why), append(open, t.scope)
 	}
 	if len(reasons) == 0 {
 		return nil
@@ -663,8 +665,23 @@ func (g *Guardrails) count(tx Tx, r Request, sources, rules []string, a *Admissi
 	if err := giveBack(tx, a.taken); err != nil {
 		return err
 	}
-	*a = Admission{Verdict: staunch.VerdictBreaker, Reasons: reasons, Tripped: a.Tripped}
+	*a = Admission{Verdict: staunch.VerdictBreaker, Reasons: reasons, Tripped: a.Tripped, Open: open}
 	return nil
+}
+
+// Heard returns which signals count although breakers are open: all but those of
+// their sources and rules. It is nil where other breakers stand in the way, too,
+// since leaving signals out would not help. What one source says of too many is no
+// reason to leave alone whom another accuses.
+func Heard(open []string) func(staunch.Signal) bool {
+	for _, scope := range open {
+		if !strings.HasPrefix(scope, "source/") && !strings.HasPrefix(scope, "rule/") {
+			return nil
+		}
+	}
+	return func(s staunch.Signal) bool {
+		return !slices.Contains(open, "source/"+s.Source) && !slices.Contains(open, "rule/"+s.Rule)
+	}
 }
 
 // trip opens a breaker, which only a person closes again.

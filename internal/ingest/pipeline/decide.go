@@ -26,7 +26,13 @@ type judged struct {
 // its inputs, passes it by the guardrails and opens or raises the case. It
 // returns how many decisions were new.
 func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staunch.Time) (int, error) {
-	all, err := p.candidates(tx, b, accused, now)
+	return p.decideBy(tx, b, accused, now, nil)
+}
+
+// decideBy is decide by the signals that are heard alone, nil is by all. Where not
+// all are, only what contains is stored: the decision by all says the rest.
+func (p *Pipeline) decideBy(tx store.Tx, b *Bundle, accused staunch.Ref, now staunch.Time, heard func(staunch.Signal) bool) (int, error) {
+	all, err := p.candidates(tx, b, accused, now, heard)
 	if err != nil || len(all) == 0 {
 		return 0, err
 	}
@@ -61,12 +67,26 @@ func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staun
 		// decision for each of a hammering thief's calls would say nothing more.
 		return 0, nil
 	}
+	if heard != nil && d.Verdict != staunch.VerdictContain {
+		return 0, nil
+	}
 	if nothingNew, err := p.nothingNew(tx, d, now); err != nil || nothingNew {
 		return 0, err
 	}
-	opened, err := p.act(tx, b, &d, j, now)
+	opened, open, err := p.act(tx, b, &d, j, now)
 	if err != nil {
 		return 0, err
+	}
+	if heard != nil && opened == nil {
+		return 0, nil
+	}
+	if len(open) > 0 && heard == nil {
+		// A forger must not be able to shield somebody by accusing them, too.
+		if others := decide.Heard(open); others != nil {
+			if n, err := p.decideBy(tx, b, accused, now, others); n > 0 || err != nil {
+				return n, err
+			}
+		}
 	}
 	if _, err := tx.PutDecision(d); err != nil {
 		return 0, err
@@ -105,9 +125,9 @@ func (p *Pipeline) decide(tx store.Tx, b *Bundle, accused staunch.Ref, now staun
 
 // candidates judges the accused ref and everything that it belongs to: what is
 // too little against one session may be enough against its account.
-func (p *Pipeline) candidates(tx store.Tx, b *Bundle, accused staunch.Ref, now staunch.Time) ([]judged, error) {
+func (p *Pipeline) candidates(tx store.Tx, b *Bundle, accused staunch.Ref, now staunch.Time, heard func(staunch.Signal) bool) ([]judged, error) {
 	known := knowing{inventory.Memo(tx), settledTimes{tx, map[staunch.Ref]staunch.Time{}}}
-	first, err := p.judge(tx, known, b, accused, now)
+	first, err := p.judge(tx, known, b, accused, now, heard)
 	if err != nil || first == nil {
 		return nil, err
 	}
@@ -116,7 +136,7 @@ func (p *Pipeline) candidates(tx store.Tx, b *Bundle, accused staunch.Ref, now s
 		if slices.ContainsFunc(out, func(j judged) bool { return slices.Contains(j.res.Names, up) }) {
 			continue // another name of one that was judged
 		}
-		j, err := p.judge(tx, known, b, up, now)
+		j, err := p.judge(tx, known, b, up, now, heard)
 		if err != nil {
 			return nil, err
 		}
@@ -156,8 +176,9 @@ func (s settledTimes) at(ref staunch.Ref) (staunch.Time, error) {
 }
 
 // judge gathers the evidence against a ref and asks policy. It returns nil
-// where there is none. known reads from r.
-func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, now staunch.Time) (*judged, error) {
+// where there is none. known reads from r; heard, when given, says which evidence
+// counts.
+func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, now staunch.Time, heard func(staunch.Signal) bool) (*judged, error) {
 	res, err := p.opt.Inventory.Resolve(known, ref, now)
 	if err != nil {
 		return nil, err
@@ -191,6 +212,9 @@ func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.R
 	}
 	var evidence []decide.Evidence
 	for _, s := range signals {
+		if heard != nil && !heard(s) {
+			continue
+		}
 		at, err := known.settled.at(s.Accused)
 		if err != nil {
 			return nil, err
@@ -239,21 +263,22 @@ func decision(b *Bundle, j judged, now staunch.Time) (staunch.Decision, error) {
 	}, nil
 }
 
-// act passes a decision by the guardrails and opens or raises the case.
-func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, now staunch.Time) (*staunch.Containment, error) {
+// act passes a decision by the guardrails and opens or raises the case, or returns
+// the breakers that are in the way.
+func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, now staunch.Time) (_ *staunch.Containment, breakers []string, _ error) {
 	if d.Verdict != staunch.VerdictContain && d.Verdict != staunch.VerdictApproval {
-		return nil, nil
+		return nil, nil, nil
 	}
 	res := j.res
 	if d.Scope != res.Ref {
 		var err error
 		if res, err = p.opt.Inventory.Resolve(tx, d.Scope, now); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	open, err := tx.OpenContainments(res.Names)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	raise := false
 	var have []string
@@ -267,12 +292,12 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, no
 		Group: b.Groups.Size(res.Identity), Now: now,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	d.Verdict = a.Verdict
 	d.Reasons = append(d.Reasons, a.Reasons...)
 	if d.Verdict != staunch.VerdictContain && d.Verdict != staunch.VerdictApproval {
-		return nil, nil
+		return nil, a.Open, nil
 	}
 	o, err := p.opt.Cases.Open(tx, contain.OpenRequest{
 		Subject: d.Scope, Resolution: res, Origin: staunch.OriginPolicy, Opener: d.ID, Decision: d.ID, Tier: d.Tier,
@@ -281,10 +306,10 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, no
 		Causes: a.Causes, Follows: a.Follows, Window: a.Window, Wait: a.Wait,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	d.Containment = o.Containment.ID
-	return &o.Containment, nil
+	return &o.Containment, nil, nil
 }
 
 func (p *Pipeline) own() []staunch.Ref {
@@ -309,7 +334,7 @@ func since(evidence []decide.Evidence) staunch.Time {
 // Judge says what policy makes of a ref now, and of what input, without deciding
 // anything. Without evidence the outcome is to observe.
 func (p *Pipeline) Judge(r store.Reader, ref staunch.Ref) (decide.Assessment, decide.Outcome, decide.Input, error) {
-	j, err := p.judge(r, knowing{inventory.Memo(r), settledTimes{r, map[staunch.Ref]staunch.Time{}}}, p.Bundle(), ref, staunch.TimeOf(p.opt.Clock.Now()))
+	j, err := p.judge(r, knowing{inventory.Memo(r), settledTimes{r, map[staunch.Ref]staunch.Time{}}}, p.Bundle(), ref, staunch.TimeOf(p.opt.Clock.Now()), nil)
 	if err != nil || j == nil {
 		return decide.Assessment{Subject: ref}, decide.Outcome{V: staunch.Version, Scope: ref, Verdict: staunch.VerdictObserve}, decide.Input{}, err
 	}
