@@ -102,6 +102,7 @@ func (s *Server) register() (err error) {
 	s.registerBacktest()
 	s.registerLists()
 	s.registerBreakers()
+	s.registerHealth()
 	s.registerTokens()
 	s.registerOperator()
 	if err := s.registerAuthZEN(); err != nil {

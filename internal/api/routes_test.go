@@ -39,6 +39,7 @@ var access = map[string][]auth.Role{
 	"GET /v1/parked":                         {"admin"},
 	"GET /v1/breakers":                       {"viewer", "responder", "approver", "admin"},
 	"POST /v1/breakers/reset":                {"admin"},
+	"POST /v1/groups/health":                 {"responder", "approver", "admin"},
 	"GET /v1/tokens":                         {"admin"},
 	"POST /v1/tokens":                        {"admin"},
 	"DELETE /v1/tokens/{id}":                 {"admin"},

@@ -266,6 +266,27 @@ type NewToken struct {
 	Secret string      `json:"secret"`
 }
 
+// GroupHealth is a report of how many of a group are healthy: of the identities of
+// one environment and purpose.
+type GroupHealth struct {
+	Environment string `json:"environment,omitempty" maxLength:"256" example:"production"`
+	Purpose     string `json:"purpose" minLength:"1" maxLength:"256" example:"checkout"`
+	// Healthy of Of were seen to work.
+	Healthy int `json:"healthy" minimum:"0" maximum:"1000000"`
+	Of      int `json:"of" minimum:"1" maximum:"1000000"`
+	// At is when; leave it out for now.
+	At staunch.Time `json:"at,omitempty"`
+}
+
+// GroupHealthKept is a report as it is kept.
+type GroupHealthKept struct {
+	V int `json:"v"`
+	GroupHealth
+	// Contained is how many containments of the group were open when it came; those
+	// that come later count against it.
+	Contained int `json:"contained"`
+}
+
 // BreakerRequest names a breaker's scope.
 type BreakerRequest struct {
 	Scope string `json:"scope" minLength:"1" maxLength:"256" example:"source/cloudtrail"`

@@ -556,6 +556,17 @@ func restartNotes(old, now *config.Config) []string {
 	return out
 }
 
+// ReportHealth keeps a report of how many of a group are healthy.
+func (o operator) ReportHealth(tx store.Tx, h api.GroupHealth, who string) (api.GroupHealthKept, error) {
+	kept, err := decide.ReportHealth(tx, decide.Health{
+		Environment: h.Environment, Purpose: h.Purpose, Healthy: h.Healthy, Of: h.Of, At: h.At, By: who,
+	}, staunch.TimeOf(o.a.opt.Clock.Now()))
+	return api.GroupHealthKept{V: staunch.Version, GroupHealth: h, Contained: kept.Contained}, err
+}
+
+// ForgetTrips forgets what a breaker counted.
+func (o operator) ForgetTrips(tx store.Tx, scope string) error { return decide.ForgetTrips(tx, scope) }
+
 // Ready returns nil once requests may be sent.
 func (o operator) Ready(context.Context) error {
 	if o.a.guard.Stale() {

@@ -684,6 +684,35 @@ func Heard(open []string) func(staunch.Signal) bool {
 	}
 }
 
+// TripTx is the part of store.Tx that ForgetTrips needs.
+type TripTx interface {
+	CapsNamed(prefix, after string, limit int) ([]string, error)
+	DeleteCap(name string) error
+}
+
+// ForgetTrips has what was counted for a breaker begin anew. Whoever closes one
+// has looked at what there was.
+func ForgetTrips(tx TripTx, scope string) error {
+	prefix, after := "trip/"+scope+"/", ""
+	for {
+		names, err := tx.CapsNamed(prefix, after, store.MaxPage)
+		if err != nil {
+			return fmt.Errorf("looking for what breaker %s counted: %w", scope, err)
+		}
+		for _, n := range names {
+			if after = n; strings.Contains(n[len(prefix):], "/") {
+				continue // another breaker's, whose scope begins like this one's
+			}
+			if err := tx.DeleteCap(n); err != nil {
+				return fmt.Errorf("forgetting what breaker %s counted: %w", scope, err)
+			}
+		}
+		if len(names) < store.MaxPage {
+			return nil
+		}
+	}
+}
+
 // trip opens a breaker, which only a person closes again.
 func (g *Guardrails) trip(tx Tx, scope, why string, r Request) error {
 	b := store.Breaker{Scope: scope, Open: true, Reason: why, Changed: r.Now, By: "engine"}

@@ -471,6 +471,11 @@ func (c *Client) ResetBreaker(ctx context.Context, scope string) (api.BreakerCha
 	return post[api.BreakerChanged](ctx, c, "/v1/breakers/reset", api.BreakerRequest{Scope: scope})
 }
 
+// ReportHealth reports how many of a group are healthy.
+func (c *Client) ReportHealth(ctx context.Context, h api.GroupHealth) (api.GroupHealthKept, error) {
+	return post[api.GroupHealthKept](ctx, c, "/v1/groups/health", h)
+}
+
 // Verify checks the record log on the server.
 func (c *Client) Verify(ctx context.Context) (record.Report, error) {
 	return get[record.Report](ctx, c, pathVerify, nil)
