@@ -26,6 +26,7 @@ type ledger struct {
 	records  []staunch.Record
 	asked    []string
 	cursors  map[string]string
+	cases    []staunch.Containment
 	fail     error
 }
 

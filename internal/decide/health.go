@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
 )
 
 // Who watches a group can report how many of it are healthy. Nothing is then
@@ -26,8 +27,8 @@ type Health struct {
 	Of      int          `json:"of"`
 	At      staunch.Time `json:"at"`
 	By      string       `json:"by"`
-	// Contained is how many containments of the group were open when the report
-	// came, which it is taken to know of.
+	// Contained is how many containments of the group were proven before At, so that
+	// the report knows of them; all others count against it.
 	Contained int `json:"contained"`
 }
 
@@ -37,6 +38,7 @@ const maxGroup = 1_000_000
 // HealthTx is the part of store.Tx that a report needs.
 type HealthTx interface {
 	Reader
+	Containments(p store.Page, open bool) ([]staunch.Containment, error)
 	PutCursor(name, value string) error
 }
 
@@ -72,7 +74,7 @@ func ReportHealth(tx HealthTx, h Health, now staunch.Time) (Health, error) {
 		return h, fmt.Errorf("%w: a report of %s is there already", staunch.ErrConflict, last.At)
 	}
 	h.V = staunch.Version
-	if h.Contained, err = contained(tx, id); err != nil {
+	if h.Contained, err = known(tx, id, h.At); err != nil {
 		return h, err
 	}
 	b, err := json.Marshal(h)
@@ -97,6 +99,29 @@ func healthOf(r Reader, id staunch.Identity) (h Health, ok bool, err error) {
 		return h, false, fmt.Errorf("reading the health of group %s: %w", groupOf(id), err)
 	}
 	return h, true, nil
+}
+
+// known counts the group's containments that were proven, and not touched since,
+// at an instant. Of one that is under way nobody can say whether a report knows of
+// it: it is then counted twice, not never.
+func known(tx HealthTx, id staunch.Identity, at staunch.Time) (int, error) {
+	n, page := 0, store.Page{Limit: store.MaxPage}
+	for {
+		cs, err := tx.Containments(page, true)
+		if err != nil {
+			return 0, fmt.Errorf("reading what is contained of group %s: %w", groupOf(id), err)
+		}
+		for _, c := range cs {
+			inForce := c.Phase == staunch.PhaseHeld || c.Phase == staunch.PhaseWindow
+			if inForce && c.Changed <= at && slices.Contains(c.Caps, groupCap(id)) && c.Playbook.Stages[c.Stage].Tier >= staunch.TierIsolate {
+				n++
+			}
+		}
+		if len(cs) < page.Limit {
+			return n, nil
+		}
+		page.After = cs[len(cs)-1].ID
+	}
 }
 
 // contained returns how many places of the group are taken.
@@ -165,8 +190,7 @@ func (g *Guardrails) short(r Reader, id staunch.Identity, group, used int, autom
 		}
 		return "nobody knows how healthy the group " + groupOf(id) + " is: the last report is of " + h.At.String() + ", and counts for " + g.limits.HealthAge.Std().String(), nil
 	}
-	// What is asked for now is not among what the report knew of, or would not have
-	// to be asked for.
+	// What is asked for now is not among what the report knows of.
 	left, need := h.Healthy-max(used-h.Contained, 1), g.least(max(h.Of, group))
 	if left >= need {
 		return "", nil
