@@ -198,7 +198,7 @@ func (s *Server) registerContainments() {
 		})
 
 	operation(s, Route{Method: "POST", Path: "/v1/containments/{id}/advance", Verb: auth.Advance},
-		huma.Operation{OperationID: "advance", Summary: "Cut a verification window short", Tags: tags, Errors: []int{http.StatusNotFound, http.StatusConflict}},
+		huma.Operation{OperationID: "advance", Summary: "Cut a verification window, or the wait for a canary, short", Tags: tags, Errors: []int{http.StatusNotFound, http.StatusConflict}},
 		func(ctx context.Context, p auth.Principal, in *IDInput) (*out[Changed], error) {
 			return s.change(ctx, p, auth.Advance, in.ID, func(tx store.Tx) (staunch.Containment, error) {
 				return s.opt.Cases.AdvanceWindow(tx, in.ID, p.Name)

@@ -282,8 +282,8 @@ type GroupHealth struct {
 type GroupHealthKept struct {
 	V int `json:"v"`
 	GroupHealth
-	// Contained is how many containments of the group were open when it came; those
-	// that come later count against it.
+	// Contained is how many of the group's containments were proven before it, so that
+	// it knows of them; all others count against it.
 	Contained int `json:"contained"`
 }
 

@@ -115,6 +115,7 @@ func newAdvanceCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "advance ID",
 		Short:   "Cut a verification window short: the next stage begins now",
+		Long:    "Cut the case's verification window short: the next stage begins now. A case that\nwaits for its canary to be proven waits no longer.",
 		Example: `  staunch advance con_0123456789abcdef0123`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -239,7 +239,7 @@ func TestTables(t *testing.T) {
 		{[]string{"list", "identities"}, []string{"app", "service"}, 0},
 		{[]string{"identity", ref.String()}, []string{"0.75", "part of", "decay", "issued by it", "shown above", "… and more", "con_9"}, 0},
 		{[]string{"plan", ref.String(), "--tier", "revoke"}, []string{"1 step", "ALTER ROLE LOGIN (revives", "identity:app would cover it", "derived"}, 0},
-		{[]string{"group", "report", "--purpose", "web", "--healthy", "9", "--of", "10"}, []string{"9 of 10 are healthy, 2 containments"}, 0},
+		{[]string{"group", "report", "--purpose", "web", "--healthy", "9", "--of", "10"}, []string{"9 of 10 are healthy; the report knows of 2 containments"}, 0},
 		{[]string{"approve", "con_9", "--scope-hash", "x", "--plan-hash", "y"}, []string{"con_9 is window, its window ends"}, 0},
 		{[]string{"breaker", "reset", "global"}, []string{"is closed"}, 0},
 		{[]string{"audit", "verify"}, []string{"lane a record 2: edited: r"}, ExitBad},

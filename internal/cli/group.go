@@ -45,7 +45,7 @@ whoever reports once has to go on, such as from a health check every minute.`,
 					return err
 				}
 				return g.print(kept, func(w io.Writer) {
-					row(w, fmt.Sprintf("%d of %d are healthy, %d containments of the group are open", kept.Healthy, kept.Of, kept.Contained))
+					row(w, fmt.Sprintf("%d of %d are healthy; the report knows of %d containments", kept.Healthy, kept.Of, kept.Contained))
 				})
 			})
 		},
