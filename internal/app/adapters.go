@@ -371,7 +371,8 @@ func (c cases) PlanFile(ctx context.Context, req api.PlanFileRequest, who string
 		until = min(until, con.Scope.Until)
 	}
 	f := d.File(con)
-	f.Bundle, f.Made, f.MadeBy, f.Until, f.Approval = bundle, now, who, until, req.Approval
+	f.Bundle, f.Made, f.MadeBy, f.Until = bundle, now, who, until
+	f.Approval = req.Approval || c.a.current().Guardrails.AsksByHand(req.Tier)
 	return contain.SignPlan(c.a.keys, f)
 }
 

@@ -419,10 +419,15 @@ func (w *world) open(o op) error {
 			}
 			caps = nil
 		}
+		var causes []string
+		if o.pick%4 == 0 { // it waits for the first of those, if that is not proven
+			causes = []string{"rule/x"}
+		}
 		out, err = w.engine.Open(tx, contain.OpenRequest{
 			Subject: subject, Resolution: staunch.Resolution{Ref: subject, Names: []staunch.Ref{subject}}, Origin: staunch.OriginPolicy,
 			Opener: fmt.Sprintf("d%d", w.openers-o.pick%2), Decision: fmt.Sprintf("d%d", w.openers-o.pick%2), Tier: staunch.Tier(o.tier),
 			Playbook: propBooks[o.book], Caps: caps, Since: now().Add(-time.Hour), Approval: approval,
+			Causes: causes, Follows: causes, Window: 1, Wait: 20 * time.Millisecond,
 		})
 		return err
 	})

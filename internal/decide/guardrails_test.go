@@ -362,7 +362,7 @@ func TestCapsAreNeverExceeded(t *testing.T) {
 			limit := rapid.IntRange(2, 5).Draw(t, label)
 			return decide.Places{Limit: limit, Keep: rapid.IntRange(1, limit-1).Draw(t, label+" kept")}
 		}
-		l := decide.Limits{Global: p("global"), Source: p("source"), Owner: p("owner"), Environment: p("environment"), TripRule: rapid.IntRange(2, 20).Draw(t, "trip")}
+		l := decide.Limits{Global: p("global"), Source: p("source"), Owner: p("owner"), Environment: p("environment"), Isolate: p("isolate"), Identities: p("identities"), TripRule: rapid.IntRange(2, 20).Draw(t, "trip")}
 		g, err := decide.NewGuardrails(l)
 		if err != nil {
 			t.Fatal(err)
@@ -412,6 +412,11 @@ func TestCapsAreNeverExceeded(t *testing.T) {
 			}
 			if n := tx.most["open/global"]; n > l.Global.Limit {
 				t.Fatalf("%d of %d", n, l.Global.Limit)
+			}
+			for name, n := range tx.most {
+				if strings.HasPrefix(name, "identities/") && n > l.Identities.Limit || name == "open/tier/isolate" && n > l.Isolate.Limit {
+					t.Fatalf("%s: %d", name, n)
+				}
 			}
 			for _, s := range []string{"x", "y"} {
 				if n := tx.most["open/source/"+s]; n > l.Source.Limit {

@@ -30,7 +30,7 @@ func (l *ledger) CapsNamed(prefix, after string, limit int) ([]string, error) {
 	}
 	return out, nil
 }
-func (l *ledger) DeleteCap(name string) error { delete(l.used, name); return nil }
+func (l *ledger) DeleteCap(name string) error                                  { delete(l.used, name); return nil }
 func (l *ledger) Containments(store.Page, bool) ([]staunch.Containment, error) { return l.cases, nil }
 
 // held is a case in force since an instant.
