@@ -364,11 +364,16 @@ func (w *world) do(o op) error {
 			case "extend":
 				_, err = w.engine.Extend(tx, id, "alice", time.Duration(o.pick)*time.Millisecond)
 			default:
+				for _, other := range w.cases { // one that waits for it, if there is one
+					if c, err := tx.Containment(other); err == nil && c.Phase == staunch.PhaseApproval && c.Asked != nil {
+						con = c
+					}
+				}
 				hash := ""
 				if con.Asked != nil {
 					hash = con.Asked.Hash
 				}
-				_, err = w.engine.Approve(tx, id, "carol", con.Scope.Hash(), hash)
+				_, err = w.engine.Approve(tx, con.ID, "carol", con.Scope.Hash(), hash)
 			}
 			return err
 		}))
