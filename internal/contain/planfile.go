@@ -194,7 +194,8 @@ func checkPlan(f staunch.PlanFile) error {
 func planOpener(f staunch.PlanFile) string { return "plan/" + f.Hash }
 
 // Applied returns the case that the file was applied as; ok is false where it was
-// not, or not by as many people as it takes. A case that was released is an error: a plan is applied once.
+// not, or not by as many people as it takes. A case that was released is an error:
+// a plan is applied once.
 func Applied(r store.Reader, f staunch.PlanFile) (con staunch.Containment, ok bool, err error) {
 	con, err = r.Containment(staunch.ContainmentID(f.Subject, planOpener(f)))
 	switch {
@@ -319,6 +320,9 @@ func targetRefs(f staunch.PlanFile) []staunch.Ref {
 // and a staunch.ErrForbidden where who asked for it approves it; then, as with any
 // error, nothing of it must be committed. The caller has seen that the file is
 // authentic, in time, of the active bundle and not applied yet.
+//
+// A file that asks for approval and has something that cannot be undone takes
+// several people: until the last of them applies it, its case waits.
 func (e *Engine) OpenPlanned(tx store.Tx, p Planned, req OpenRequest) (Opened, error) {
 	f := p.File
 	if f.Approval && (p.Approver == "" || strings.EqualFold(p.Approver, f.MadeBy)) {
