@@ -14,6 +14,9 @@ type Phase string
 const (
 	// PhaseApproval: waits for a person; nothing has been done.
 	PhaseApproval Phase = "approval"
+	// PhaseWaiting: admitted, and waits for the canary of its cause to be proven;
+	// nothing has been done.
+	PhaseWaiting Phase = "waiting"
 	// PhaseOpen: admitted and held on the fast plane; the next stage is to be
 	// planned.
 	PhaseOpen Phase = "open"
@@ -33,6 +36,10 @@ const (
 
 // Open reports whether the case still holds or may come to hold something.
 func (p Phase) Open() bool { return p != PhaseReleased }
+
+// Idle reports whether nothing has been done for the case yet, since it waits for
+// people or for its canary.
+func (p Phase) Idle() bool { return p == PhaseApproval || p == PhaseWaiting }
 
 // Origin says who opened a containment.
 type Origin string
@@ -88,7 +95,19 @@ type Containment struct {
 	Children int  `json:"children,omitempty"`
 	// Requester opened, changed or asked to release it: a principal's name.
 	Requester string `json:"requester,omitempty"`
-	Approver  string `json:"approver,omitempty"`
+	// Approver names who approved it, several separated by commas.
+	Approver string `json:"approver,omitempty"`
+	// Asked is what people are asked to approve, or have approved; nil where the
+	// case does not rest on an approval, or its plan is still to be drawn.
+	Asked *Asked `json:"asked,omitempty"`
+	// Approvals has those that count so far, one a person.
+	Approvals []Approval `json:"approvals,omitempty"`
+	// Canary is the case that this one waits for, or waited for; Causes has what
+	// both were asked for by, such as "rule/R".
+	Canary string   `json:"canary,omitempty"`
+	Causes []string `json:"causes,omitempty"`
+	// WaitEnds is when it waits no longer; 0 outside of PhaseWaiting.
+	WaitEnds Time `json:"wait_ends,omitempty"`
 	// PlanFile is the hash of the plan file that it was opened with, until a
 	// decision raises it: what it does rests on that file.
 	PlanFile string `json:"plan_file,omitempty"`
@@ -105,6 +124,67 @@ type Containment struct {
 // decision's id, or a request's key for a manual one.
 func ContainmentID(subject Ref, opener string) string {
 	return "con_" + hashID("containment", subject.String(), opener)[:20]
+}
+
+// Asked is the plan that people are asked to approve: what would be done in the
+// present stage and those after it, as the platforms were when it was drawn. Of a
+// case that was approved, nothing that cannot be undone is done beyond it.
+type Asked struct {
+	Drawn Time `json:"drawn"`
+	// Hash is the digest of the case's id and the steps. Approvals bind to it and
+	// to the scope's.
+	Hash  string      `json:"hash"`
+	Steps []AskedStep `json:"steps"`
+	Gaps  []Gap       `json:"gaps,omitempty"`
+	// Persons is how many different people have to approve it, none of them who
+	// asked for it.
+	Persons int `json:"persons"`
+}
+
+// AskedStep is one step that people are asked to approve.
+type AskedStep struct {
+	Connector     string        `json:"connector"`
+	Target        Target        `json:"target"`
+	Verb          Verb          `json:"verb"`
+	Tier          Tier          `json:"tier"`
+	Call          string        `json:"call"`
+	Undo          string        `json:"undo"`
+	Reversibility Reversibility `json:"reversibility"`
+	Revives       bool          `json:"revives,omitempty"`
+}
+
+// Ask makes what people are asked to approve for a case. persons is how many have
+// to, where something of it cannot be undone; otherwise it is one.
+func Ask(containment string, steps []AskedStep, gaps []Gap, persons int, drawn Time) *Asked {
+	a := &Asked{Drawn: drawn, Steps: steps, Gaps: gaps, Persons: 1}
+	if a.Steps == nil {
+		a.Steps = []AskedStep{}
+	}
+	for _, s := range a.Steps {
+		if s.Reversibility == Irreversible {
+			a.Persons = max(persons, 1)
+		}
+	}
+	b, err := json.Marshal(struct {
+		Containment string      `json:"containment"`
+		Steps       []AskedStep `json:"steps"`
+	}{containment, a.Steps})
+	if err != nil { // it has nothing that can fail to marshal
+		panic(err)
+	}
+	a.Hash = Digest(b)
+	return a
+}
+
+// Approval is one person's.
+type Approval struct {
+	By string `json:"by"`
+	At Time   `json:"at"`
+	// ScopeHash and PlanHash are what the person saw.
+	ScopeHash string `json:"scope_hash"`
+	PlanHash  string `json:"plan_hash"`
+	// Until is when it counts no longer, if the others are not there by then.
+	Until Time `json:"until"`
 }
 
 // Release says how a case ends.

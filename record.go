@@ -21,6 +21,7 @@ const (
 	RecordToken       RecordKind = "token"
 	RecordConfig      RecordKind = "config"
 	RecordBreaker     RecordKind = "breaker"
+	RecordHealth      RecordKind = "health"
 	RecordNode        RecordKind = "node"
 	RecordLogin       RecordKind = "login"
 	// RecordTrust: a rule was promoted, demoted or judged.

@@ -66,7 +66,7 @@ type Cases interface {
 	Clear(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error)
 	AdvanceWindow(tx store.Tx, id, who string) (staunch.Containment, error)
 	Extend(tx store.Tx, id, who string, d time.Duration) (staunch.Containment, error)
-	Approve(tx store.Tx, id, who, scopeHash string) (staunch.Containment, error)
+	Approve(tx store.Tx, id, who, scopeHash, planHash string) (staunch.Containment, error)
 
 	// Revivals returns what releasing the case would bring back to life, a line
 	// each.
@@ -105,6 +105,13 @@ type Operator interface {
 	// configuration says. The error wraps record.ErrBroken, and nothing is signed,
 	// where the log was changed.
 	Checkpoint(ctx context.Context) (record.Checkpoint, error)
+	// ReportHealth keeps who's report of how many of a group are healthy. The error
+	// wraps staunch.ErrInvalid where it cannot be, staunch.ErrConflict where a later
+	// one is there.
+	ReportHealth(tx store.Tx, h GroupHealth, who string) (GroupHealthKept, error)
+	// ForgetTrips has what a breaker counted forgotten, so that it does not open
+	// again at once when it is closed.
+	ForgetTrips(tx store.Tx, scope string) error
 	// Ready returns nil once the process may be sent requests. It is called often
 	// and must be cheap.
 	Ready(ctx context.Context) error

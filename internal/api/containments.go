@@ -198,7 +198,7 @@ func (s *Server) registerContainments() {
 		})
 
 	operation(s, Route{Method: "POST", Path: "/v1/containments/{id}/advance", Verb: auth.Advance},
-		huma.Operation{OperationID: "advance", Summary: "Cut a verification window short", Tags: tags, Errors: []int{http.StatusNotFound, http.StatusConflict}},
+		huma.Operation{OperationID: "advance", Summary: "Cut a verification window, or the wait for a canary, short", Tags: tags, Errors: []int{http.StatusNotFound, http.StatusConflict}},
 		func(ctx context.Context, p auth.Principal, in *IDInput) (*out[Changed], error) {
 			return s.change(ctx, p, auth.Advance, in.ID, func(tx store.Tx) (staunch.Containment, error) {
 				return s.opt.Cases.AdvanceWindow(tx, in.ID, p.Name)
@@ -228,7 +228,7 @@ func (s *Server) registerContainments() {
 	operation(s, Route{Method: "POST", Path: "/v1/containments/{id}/approve", Verb: auth.Approve},
 		huma.Operation{
 			OperationID: "approve", Summary: "Let a containment that waits for a person go on", Tags: tags,
-			Description: "Nobody approves what they asked for themselves. scope_hash is that of the scope that was shown.",
+			Description: "scope_hash and plan_hash are those of what was shown: scope_hash and containment.asked.hash of the case. Nobody approves what they asked for themselves, or twice. Where something of the plan cannot be undone it takes several people (containment.asked.persons), and the case stays in phase approval until they are there; an approval counts until its time is over.",
 			Errors:      []int{http.StatusNotFound, http.StatusConflict},
 		},
 		func(ctx context.Context, p auth.Principal, in *approveInput) (*out[Changed], error) {
@@ -242,7 +242,7 @@ func (s *Server) registerContainments() {
 						return con, err
 					}
 				}
-				return s.opt.Cases.Approve(tx, in.ID, p.Name, in.Body.ScopeHash)
+				return s.opt.Cases.Approve(tx, in.ID, p.Name, in.Body.ScopeHash, in.Body.PlanHash)
 			})
 		})
 }

@@ -89,13 +89,24 @@ func TestApprove(t *testing.T) {
 		if c.Containment.Phase != staunch.PhaseApproval {
 			t.Fatalf("phase %s", c.Containment.Phase)
 		}
+		// What is asked is drawn by the engine, which does not run here.
+		path := "/v1/containments/" + c.Containment.ID
+		if p := r.want(r.do("admin", "POST", path+"/approve", ApproveRequest{ScopeHash: c.ScopeHash, PlanHash: "sha256:0"}), 409).problem(); !strings.Contains(p.Message, "still being drawn") {
+			t.Errorf("before the plan is drawn: %+v", p)
+		}
+		r.engine.Drive(t.Context(), c.Containment.ID)
+		r.want(r.do("viewer", "GET", path, nil), 200).into(&c)
 		return c
 	}
 	c := ask("responder", "one")
 	path := "/v1/containments/" + c.Containment.ID + "/approve"
-	r.want(r.do("approver", "POST", path, ApproveRequest{ScopeHash: "sha256:other"}), 409).problem()
+	hash := c.Containment.Asked.Hash
+	r.want(r.do("approver", "POST", path, ApproveRequest{ScopeHash: "sha256:other", PlanHash: hash}), 409).problem()
+	r.want(r.do("approver", "POST", path, ApproveRequest{ScopeHash: c.ScopeHash, PlanHash: "sha256:other"}), 409).problem()
+	r.want(r.do("approver", "POST", path, ApproveRequest{ScopeHash: c.ScopeHash}), 400).problem()
+	r.want(r.do("responder", "POST", path, ApproveRequest{ScopeHash: c.ScopeHash, PlanHash: hash}), 403).problem()
 	var ch Changed
-	r.want(r.do("approver", "POST", path, ApproveRequest{ScopeHash: c.ScopeHash}), 200).into(&ch)
+	r.want(r.do("approver", "POST", path, ApproveRequest{ScopeHash: c.ScopeHash, PlanHash: hash}), 200).into(&ch)
 	if ch.Containment.Phase != staunch.PhaseOpen || ch.Containment.Approver != "approver" {
 		t.Fatalf("%+v", ch.Containment)
 	}
@@ -103,11 +114,13 @@ func TestApprove(t *testing.T) {
 	own := ask("approver", "two")
 	path = "/v1/containments/" + own.Containment.ID + "/approve"
 	for _, who := range []string{"approver", "Approver"} {
-		if p := r.want(r.do(who, "POST", path, ApproveRequest{ScopeHash: own.ScopeHash}), 403).problem(); p.Code != CodeForbidden {
+		if p := r.want(r.do(who, "POST", path, ApproveRequest{ScopeHash: own.ScopeHash, PlanHash: own.Containment.Asked.Hash}), 403).problem(); p.Code != CodeForbidden {
 			t.Errorf("%+v", p)
 		}
 	}
-	r.want(r.do("admin", "POST", path, ApproveRequest{ScopeHash: own.ScopeHash}), 200)
+	r.want(r.do("admin", "POST", path, ApproveRequest{ScopeHash: own.ScopeHash, PlanHash: own.Containment.Asked.Hash}), 200)
+	// The same request again is one of a case that waits no longer.
+	r.want(r.do("admin", "POST", path, ApproveRequest{ScopeHash: own.ScopeHash, PlanHash: own.Containment.Asked.Hash}), 409).problem()
 }
 
 func TestWindows(t *testing.T) {

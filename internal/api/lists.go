@@ -250,6 +250,35 @@ func withinRealms(nodes []Lineage, realms []string) []Lineage {
 	return kept
 }
 
+// registerHealth registers how those who watch groups report.
+func (s *Server) registerHealth() {
+	operation(s, Route{Method: "POST", Path: "/v1/groups/health", Verb: auth.Health},
+		huma.Operation{
+			OperationID: "reportHealth", Summary: "Report how many of a group are healthy", Tags: []string{"groups"}, Errors: []int{http.StatusConflict},
+			Description: "While a group's newest report is younger than limits.health_age, no whole account or identity of it is contained of which the group could not do without (limits.min_healthy). An older report has none of the group contained automatically as a whole; a group of which nobody ever reported goes by its containments alone. A report that is older than the one there gives 409.",
+		},
+		func(ctx context.Context, p auth.Principal, in *struct{ Body GroupHealth }) (*out[GroupHealthKept], error) {
+			h := in.Body
+			now := s.now()
+			if h.At == 0 {
+				h.At = now
+			}
+			var kept GroupHealthKept
+			err := s.opt.Store.Update(ctx, func(tx store.Tx) error {
+				var err error
+				if kept, err = s.opt.Operator.ReportHealth(tx, h, p.Name); err != nil {
+					return err
+				}
+				return note(tx, staunch.RecordHealth, p, h.Environment+"/"+h.Purpose, now, kept)
+			})
+			if err != nil {
+				return nil, err
+			}
+			kept.V = staunch.Version
+			return &out[GroupHealthKept]{kept}, nil
+		})
+}
+
 // registerBreakers registers what stops and restarts automatic containment.
 func (s *Server) registerBreakers() {
 	tags := []string{"breakers"}
@@ -292,6 +321,9 @@ func (s *Server) registerBreakers() {
 				was := b.Reason
 				b.Open, b.Reason, b.Changed, b.By = false, "", s.now(), p.Name
 				if err := tx.PutBreaker(b); err != nil {
+					return err
+				}
+				if err := s.opt.Operator.ForgetTrips(tx, b.Scope); err != nil {
 					return err
 				}
 				return note(tx, staunch.RecordBreaker, p, b.Scope, b.Changed, map[string]any{

@@ -104,6 +104,7 @@ func (s *Server) register() (err error) {
 	s.registerBreakers()
 	s.registerTrust()
 	s.registerDrills()
+	s.registerHealth()
 	s.registerTokens()
 	s.registerOperator()
 	if err := s.registerAuthZEN(); err != nil {

@@ -515,4 +515,11 @@ func (f *fakeOperator) Reload(_ context.Context, _ string, keepGoing bool) (Relo
 func (f *fakeOperator) Doctor(context.Context) (Diagnosis, error) {
 	return Diagnosis{Checks: f.checks}, nil
 }
+func (f *fakeOperator) ForgetTrips(store.Tx, string) error { return nil }
+func (f *fakeOperator) ReportHealth(_ store.Tx, h GroupHealth, _ string) (GroupHealthKept, error) {
+	if h.Healthy > h.Of {
+		return GroupHealthKept{}, &staunch.Problem{Place: "healthy", Reason: "is more than all"}
+	}
+	return GroupHealthKept{GroupHealth: h, Contained: 1}, nil
+}
 func (f *fakeOperator) Ready(context.Context) error { return f.ready }

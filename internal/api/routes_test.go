@@ -46,6 +46,7 @@ var access = map[string][]auth.Role{
 	"GET /v1/drills/{id}":                    {"viewer", "responder", "approver", "admin"},
 	"POST /v1/drills":                        {"approver", "admin"},
 	"POST /v1/trust/demote":                  {"approver", "admin"},
+	"POST /v1/groups/health":                 {"responder", "approver", "admin"},
 	"GET /v1/tokens":                         {"admin"},
 	"POST /v1/tokens":                        {"admin"},
 	"DELETE /v1/tokens/{id}":                 {"admin"},

@@ -39,8 +39,8 @@ func (s *Server) subject(r store.Reader, p auth.Principal, id string, ref staunc
 	return objectOf(id, res), nil
 }
 
-// caseObject describes a containment to Authorize, the targets of its steps
-// included.
+// caseObject describes a containment to Authorize, the targets of its steps, and of
+// those that people are asked to approve, included.
 func caseObject(r store.Reader, p auth.Principal, c staunch.Containment) (auth.Object, error) {
 	o := objectOf(c.ID, staunch.Resolution{Ref: c.Subject, Names: c.Names, Identity: c.Identity})
 	if len(p.Realms) == 0 {
@@ -52,6 +52,11 @@ func caseObject(r store.Reader, p auth.Principal, c staunch.Containment) (auth.O
 	}
 	for _, st := range steps {
 		addRealm(&o, st.Target.Ref.Realm)
+	}
+	if c.Asked != nil {
+		for _, st := range c.Asked.Steps {
+			addRealm(&o, st.Target.Ref.Realm)
+		}
 	}
 	return o, nil
 }

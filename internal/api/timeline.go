@@ -149,6 +149,14 @@ func tell(r staunch.Record) (kind, text string) {
 		Target    string           `json:"target"`
 		PlannedBy string           `json:"planned_by"`
 		WasDrill  string           `json:"was_drill"`
+		Asked     string           `json:"asked"`
+		Persons   int              `json:"persons"`
+		Approvals int              `json:"approvals"`
+		Canary    string           `json:"canary"`
+		WaitEnds  staunch.Time     `json:"wait_ends"`
+		State     string           `json:"canary_state"`
+
+		Approval *staunch.Approval `json:"approval"`
 	}
 	// A body of another shape is told by its kind alone.
 	_ = json.Unmarshal(r.Body, &b)
@@ -159,6 +167,9 @@ func tell(r staunch.Record) (kind, text string) {
 			return momentCase, "from here on a real case: it was of drill " + b.WasDrill
 		case b.RaisedTo != nil:
 			return momentCase, fmt.Sprintf("raised to %s, playbook %s", *b.RaisedTo, b.Playbook)
+		case b.Request != "" && b.Approval != nil:
+			return momentCase, fmt.Sprintf("approved, %d of %d, scope %s, plan %s: %s → %s",
+				b.Approvals, b.Persons, b.Approval.ScopeHash, b.Approval.PlanHash, b.From, b.Phase)
 		case b.Request != "":
 			return momentCase, fmt.Sprintf("%s: %s → %s", b.Request, b.From, b.Phase)
 		case b.Tier != nil:
@@ -166,11 +177,25 @@ func tell(r staunch.Record) (kind, text string) {
 			if b.PlannedBy != "" {
 				text += ", with the plan that " + b.PlannedBy + " made"
 			}
+			if b.Approval != nil {
+				text += fmt.Sprintf(", approved, %d of %d, plan %s", b.Approvals, b.Persons, b.Approval.PlanHash)
+			}
+			if b.Canary != "" {
+				text += fmt.Sprintf(" until %s is proven, at most until %s", b.Canary, b.WaitEnds)
+			}
 			return momentCase, text
 		case b.From != "" && b.From != b.Phase:
-			return momentCase, fmt.Sprintf("%s → %s", b.From, b.Phase)
+			text := fmt.Sprintf("%s → %s", b.From, b.Phase)
+			if b.Canary != "" {
+				text += "; its canary " + b.Canary + " is " + orElse(b.State, "under way")
+			}
+			return momentCase, text
 		case b.Phase != "":
 			return momentCase, strings.TrimSuffix(fmt.Sprintf("now %s; %s", b.Phase, b.Trouble), "; ")
+		}
+	case staunch.RecordPlan:
+		if b.Asked != "" {
+			return momentCase, fmt.Sprintf("people are asked to approve the plan %s; it takes %d", b.Asked, b.Persons)
 		}
 	case staunch.RecordRelease:
 		if b.Release != nil {

@@ -155,8 +155,10 @@ type ExtendRequest struct {
 
 // ApproveRequest lets a case go on.
 type ApproveRequest struct {
-	// ScopeHash is the hash of the scope that the person saw.
+	// ScopeHash is the hash of the scope that the person saw, PlanHash that of the
+	// plan: scope_hash and containment.asked.hash of the case.
 	ScopeHash string `json:"scope_hash" minLength:"1" maxLength:"128"`
+	PlanHash  string `json:"plan_hash" minLength:"1" maxLength:"128"`
 }
 
 // Changed is a case after a change.
@@ -265,6 +267,27 @@ type NewToken struct {
 	V      int         `json:"v"`
 	Token  store.Token `json:"token"`
 	Secret string      `json:"secret"`
+}
+
+// GroupHealth is a report of how many of a group are healthy: of the identities of
+// one environment and purpose.
+type GroupHealth struct {
+	Environment string `json:"environment,omitempty" maxLength:"256" example:"production"`
+	Purpose     string `json:"purpose" minLength:"1" maxLength:"256" example:"checkout"`
+	// Healthy of Of were seen to work.
+	Healthy int `json:"healthy" minimum:"0" maximum:"1000000"`
+	Of      int `json:"of" minimum:"1" maximum:"1000000"`
+	// At is when; leave it out for now.
+	At staunch.Time `json:"at,omitempty"`
+}
+
+// GroupHealthKept is a report as it is kept.
+type GroupHealthKept struct {
+	V int `json:"v"`
+	GroupHealth
+	// Contained is how many of the group's containments were proven before it, so that
+	// it knows of them; all others count against it.
+	Contained int `json:"contained"`
 }
 
 // BreakerRequest names a breaker's scope.

@@ -235,12 +235,28 @@ func (a *App) admitApproved(tx store.Tx, con staunch.Containment) ([]string, err
 	return adm.Caps, nil
 }
 
-// inForce reports whether one of the cases is in force or coming to be: raising
-// it needs no further places.
-func inForce(open []staunch.Containment) bool {
-	return slices.ContainsFunc(open, func(c staunch.Containment) bool {
-		return c.Phase != staunch.PhaseApproval && c.Phase != staunch.PhaseReleasing
-	})
+// inForce reports whether one of the cases is in force or coming to be, and which
+// places those have: raising them needs no more but for the new tier's.
+func inForce(open []staunch.Containment) (yes bool, have []string) {
+	for _, c := range open {
+		if c.Phase != staunch.PhaseApproval && c.Phase != staunch.PhaseReleasing {
+			yes, have = true, append(have, c.Caps...)
+		}
+	}
+	return yes, have
+}
+
+// barredStep says why a step must not be called now, since its group could not do
+// without its target.
+func (a *App) barredStep(r store.Reader, con staunch.Containment, s staunch.Step) (string, error) {
+	set := a.current()
+	return set.Guardrails.Unhealthy(r, con.Identity, set.Bundle.Groups.Size(con.Identity), con.Origin, s, staunch.TimeOf(a.opt.Clock.Now()))
+}
+
+// approving says what approvals take at present.
+func (a *App) approving() contain.Approving {
+	persons, validFor := a.current().Guardrails.Approving()
+	return contain.Approving{Persons: persons, For: validFor}
 }
 
 func (c cases) Contain(tx store.Tx, req api.ContainRequest, who string) (api.Opened, error) {
@@ -264,6 +280,15 @@ func (c cases) Contain(tx store.Tx, req api.ContainRequest, who string) (api.Ope
 		return api.Opened{}, err
 	}
 	m.Subject, m.Opener, m.Tier, m.Playbook, m.Requester = req.Subject, opener, req.Tier, p, who
+	if c.a.current().Guardrails.AsksByHand(req.Tier) {
+		m.Approval = true
+		for _, name := range m.Caps { // what waits has no places
+			if err := tx.GiveBack(name); err != nil {
+				return api.Opened{}, err
+			}
+		}
+		m.Caps = nil
+	}
 	m.Since = staunch.TimeOf(c.a.opt.Clock.Now()).Add(-sinceForManual)
 	o, err := c.a.engine.Open(tx, m)
 	return opened(o), err
@@ -290,8 +315,10 @@ func (c cases) admit(tx store.Tx, subject staunch.Ref, tier staunch.Tier, playbo
 	if err != nil {
 		return contain.OpenRequest{}, err
 	}
+	raise, have := inForce(open)
 	adm, err := s.Guardrails.Admit(tx, decide.Request{
-		Decision: d, Resolution: res, Origin: staunch.OriginManual, Own: c.a.engine.OwnRefs(), Raise: inForce(open), Now: now,
+		Decision: d, Resolution: res, Origin: staunch.OriginManual, Own: c.a.engine.OwnRefs(), Raise: raise, Have: have,
+		Group: s.Bundle.Groups.Size(res.Identity), Now: now,
 	})
 	if err != nil {
 		return contain.OpenRequest{}, err
@@ -344,7 +371,8 @@ func (c cases) PlanFile(ctx context.Context, req api.PlanFileRequest, who string
 		until = min(until, con.Scope.Until)
 	}
 	f := d.File(con)
-	f.Bundle, f.Made, f.MadeBy, f.Until, f.Approval = bundle, now, who, until, req.Approval
+	f.Bundle, f.Made, f.MadeBy, f.Until = bundle, now, who, until
+	f.Approval = req.Approval || c.a.current().Guardrails.AsksByHand(req.Tier)
 	return contain.SignPlan(c.a.keys, f)
 }
 
@@ -430,11 +458,11 @@ func (c cases) Extend(tx store.Tx, id, who string, d time.Duration) (staunch.Con
 	return c.a.engine.Extend(tx, id, who, d)
 }
 
-func (c cases) Approve(tx store.Tx, id, who, hash string) (staunch.Containment, error) {
+func (c cases) Approve(tx store.Tx, id, who, scopeHash, planHash string) (staunch.Containment, error) {
 	if err := tx.RequireBundle(c.a.current().Bundle.Hash); err != nil {
 		return staunch.Containment{}, err
 	}
-	return c.a.engine.Approve(tx, id, who, hash)
+	return c.a.engine.Approve(tx, id, who, scopeHash, planHash)
 }
 
 func (c cases) Revivals(r store.Reader, id string) ([]string, error) {
@@ -528,6 +556,17 @@ func restartNotes(old, now *config.Config) []string {
 	differ("suspicion", old.Suspicion, now.Suspicion)
 	return out
 }
+
+// ReportHealth keeps a report of how many of a group are healthy.
+func (o operator) ReportHealth(tx store.Tx, h api.GroupHealth, who string) (api.GroupHealthKept, error) {
+	kept, err := decide.ReportHealth(tx, decide.Health{
+		Environment: h.Environment, Purpose: h.Purpose, Healthy: h.Healthy, Of: h.Of, At: h.At, By: who,
+	}, staunch.TimeOf(o.a.opt.Clock.Now()))
+	return api.GroupHealthKept{V: staunch.Version, GroupHealth: h, Contained: kept.Contained}, err
+}
+
+// ForgetTrips forgets what a breaker counted.
+func (o operator) ForgetTrips(tx store.Tx, scope string) error { return decide.ForgetTrips(tx, scope) }
 
 // Ready returns nil once requests may be sent.
 func (o operator) Ready(context.Context) error {

@@ -154,6 +154,8 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 		Protected: a.protected,
 		Admit:     a.admitApproved,
 		Judged:    a.judged,
+		Approving: a.approving,
+		Barred:    a.barredStep,
 	}); err != nil {
 		return nil, err
 	}

@@ -506,7 +506,13 @@ func TestApprovalTakesItsPlaces(t *testing.T) {
 	if got := used(); got != 0 {
 		t.Errorf("%d places are taken before the approval", got)
 	}
-	body := fmt.Sprintf(`{"scope_hash":%q}`, cs[0].Scope.Hash())
+	for deadline := time.Now().Add(20 * time.Second); cs[0].Asked == nil; cs = n.cases() {
+		if time.Now().After(deadline) {
+			t.Fatal("the plan to approve is not drawn")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	body := fmt.Sprintf(`{"scope_hash":%q,"plan_hash":%q}`, cs[0].Scope.Hash(), cs[0].Asked.Hash)
 	if status, b := n.call(http.MethodPost, "/v1/containments/"+cs[0].ID+"/approve", n.admin, body); status != http.StatusOK {
 		t.Fatalf("approving: status %d: %s", status, b)
 	}

@@ -439,9 +439,9 @@ func TestRightsTable(t *testing.T) {
 	// The table is the contract; a change of it is a change of this list.
 	want := map[Role]string{
 		RoleViewer:    "read metrics",
-		RoleResponder: "read metrics plan contain clear advance extend release",
-		RoleApprover:  "read metrics plan contain clear advance extend release approve trust drill",
-		RoleAdmin:     "read metrics plan contain clear advance extend release approve audit identity breaker parked config token trust drill",
+		RoleResponder: "read metrics plan contain clear advance extend release health",
+		RoleApprover:  "read metrics plan contain clear advance extend release approve health trust drill",
+		RoleAdmin:     "read metrics plan contain clear advance extend release approve audit identity breaker health parked config token trust drill",
 		RoleSource:    "ingest",
 		RolePEP:       "evaluate",
 	}

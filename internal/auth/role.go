@@ -45,6 +45,7 @@ const (
 	Audit    Verb = "audit"
 	Identity Verb = "identity"
 	Breaker  Verb = "breaker"
+	Health   Verb = "health"
 	Parked   Verb = "parked"
 	Config   Verb = "config"
 	Token    Verb = "token"
@@ -137,6 +138,8 @@ func ruleOf(v Verb) (rule, bool) {
 		return rule{roles: admin, does: "declare, change and delete identities"}, true
 	case Breaker:
 		return rule{roles: admin, whole: true, does: "reset a breaker"}, true
+	case Health:
+		return rule{roles: responders, whole: true, does: "report how many of a group are healthy"}, true
 	case Parked:
 		return rule{roles: admin, whole: true, does: "see and retry records that could not be taken"}, true
 	case Config:
@@ -159,7 +162,7 @@ func ruleOf(v Verb) (rule, bool) {
 func Verbs() []Verb {
 	return []Verb{
 		Read, Metrics, Plan, Contain, Clear, Advance, Extend, Release, Approve,
-		Audit, Identity, Breaker, Parked, Config, Token, Trust, Drill, Ingest, Evaluate,
+		Audit, Identity, Breaker, Health, Parked, Config, Token, Trust, Drill, Ingest, Evaluate,
 	}
 }
 

@@ -28,6 +28,9 @@ func (g *globals) changed(ch api.Changed) error {
 			line += ", it runs out " + shortTime(con.Expires)
 		}
 		row(w, line)
+		if a := con.Asked; a != nil && con.Phase == staunch.PhaseApproval {
+			row(w, fmt.Sprintf("%d of %d people approved it; the next: staunch approve %s", len(con.Approvals), a.Persons, con.ID))
+		}
 	})
 }
 
@@ -131,6 +134,7 @@ func newAdvanceCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "advance ID",
 		Short:   "Cut a verification window short: the next stage begins now",
+		Long:    "Cut the case's verification window short: the next stage begins now. A case that\nwaits for its canary to be proven waits no longer.",
 		Example: `  staunch advance con_0123456789abcdef0123`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -176,26 +180,37 @@ func newExtendCmd(g *globals) *cobra.Command {
 }
 
 func newApproveCmd(g *globals) *cobra.Command {
-	var hash string
+	var scope, plan string
 	cmd := &cobra.Command{
 		Use:   "approve ID",
-		Short: "Let a containment that waits for a person go on",
-		Long: `Let a containment that waits for a person go on. You approve its scope: the
-subjects, how far it may go from them, and how much it may take away. At a
-terminal the scope is shown and you are asked; a script gives the hash of the
-scope that was shown elsewhere. Nobody approves what they asked for themselves.`,
+		Short: "Approve a containment that waits for people",
+		Long: `Approve a containment that waits for people. You approve its scope (the subjects,
+how far it may go from them, and how much it may take away) and its plan (what
+would be done now, and in the stages after). At a terminal both are shown and you
+are asked; a script gives the hashes of what was shown elsewhere.
+
+Nobody approves what they asked for themselves, or twice. Where something of the
+plan cannot be undone it takes two different people (limits.approvers). The case
+goes on with the last of them.`,
 		Example: `  staunch approve con_0123456789abcdef0123
-  staunch approve con_0123456789abcdef0123 --scope-hash sha256:…`,
+  staunch approve con_0123456789abcdef0123 --scope-hash sha256:… --plan-hash sha256:…`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.withClient(func(c *client.Client) error {
-				if hash == "" {
+				if scope == "" || plan == "" {
 					if !g.terminal() {
-						return &exitError{code: ExitUsage, err: errors.New("--scope-hash is missing"), hint: "staunch show " + args[0] + " shows the scope and its hash"}
+						return &exitError{code: ExitUsage, err: errors.New("--scope-hash and --plan-hash are needed"), hint: "staunch show " + args[0] + " shows the scope, the plan and their hashes"}
 					}
 					cs, err := c.Containment(cmd.Context(), args[0])
 					if err != nil {
 						return err
+					}
+					asked := cs.Containment.Asked
+					if asked == nil && cs.Containment.Phase == staunch.PhaseApproval {
+						return &exitError{code: ExitConflict, err: errors.New("its plan is still being drawn"), hint: "try again in a moment; staunch show " + args[0] + " says what is in the way"}
+					}
+					if asked == nil {
+						asked = &staunch.Asked{Hash: "none"}
 					}
 					if err := g.printTo(g.stderr, func(w io.Writer) { writeScope(w, cs) }); err != nil {
 						return err
@@ -203,9 +218,9 @@ scope that was shown elsewhere. Nobody approves what they asked for themselves.`
 					if err := g.ask("Approve this?"); err != nil {
 						return err
 					}
-					hash = cs.ScopeHash
+					scope, plan = cs.ScopeHash, asked.Hash
 				}
-				ch, err := c.Approve(cmd.Context(), args[0], hash)
+				ch, err := c.Approve(cmd.Context(), args[0], scope, plan)
 				if err != nil {
 					return err
 				}
@@ -213,6 +228,7 @@ scope that was shown elsewhere. Nobody approves what they asked for themselves.`
 			})
 		},
 	}
-	cmd.Flags().StringVar(&hash, "scope-hash", "", "the hash of the scope that you saw")
+	cmd.Flags().StringVar(&scope, "scope-hash", "", "the hash of the scope that you saw")
+	cmd.Flags().StringVar(&plan, "plan-hash", "", "the hash of the plan that you saw")
 	return cmd
 }

@@ -223,6 +223,7 @@ func TestTables(t *testing.T) {
 			Items: []api.DraftItem{{Connector: "postgresql", Found: "LOGIN", Intent: staunch.Intent{Verb: staunch.VerbSuspend, Target: staunch.Target{Ref: ref, Attribute: "login"}, Call: "ALTER ROLE", Undo: "ALTER ROLE LOGIN", Revives: true}}},
 			Gaps:  []staunch.Gap{{Ref: ref, Reason: "cannot", Widen: staunch.IdentityRef("app")}}},
 		"POST /v1/breakers/reset":             api.BreakerChanged{V: 1},
+		"POST /v1/groups/health":              api.GroupHealthKept{V: 1, GroupHealth: api.GroupHealth{Healthy: 9, Of: 10}, Contained: 2},
 		"POST /v1/containments/con_9/approve": api.Changed{V: 1, Containment: staunch.Containment{ID: "con_9", Phase: staunch.PhaseWindow, WindowEnds: 5}},
 		"GET /v1/records/verify":              map[string]any{"v": 1, "records": 3, "heads": []any{}, "breaks": []any{map[string]any{"kind": "edited", "lane": "a", "seq": 2, "reason": "r"}}},
 	}
@@ -238,7 +239,8 @@ func TestTables(t *testing.T) {
 		{[]string{"list", "identities"}, []string{"app", "service"}, 0},
 		{[]string{"identity", ref.String()}, []string{"0.75", "part of", "decay", "issued by it", "shown above", "… and more", "con_9"}, 0},
 		{[]string{"plan", ref.String(), "--tier", "revoke"}, []string{"1 step", "ALTER ROLE LOGIN (revives", "identity:app would cover it", "derived"}, 0},
-		{[]string{"approve", "con_9", "--scope-hash", "x"}, []string{"con_9 is window, its window ends"}, 0},
+		{[]string{"group", "report", "--purpose", "web", "--healthy", "9", "--of", "10"}, []string{"9 of 10 are healthy; the report knows of 2 containments"}, 0},
+		{[]string{"approve", "con_9", "--scope-hash", "x", "--plan-hash", "y"}, []string{"con_9 is window, its window ends"}, 0},
 		{[]string{"breaker", "reset", "global"}, []string{"is closed"}, 0},
 		{[]string{"audit", "verify"}, []string{"lane a record 2: edited: r"}, ExitBad},
 	} {

@@ -113,9 +113,12 @@ func (g *globals) opened(o api.Opened) error {
 		}
 		con := o.Containment
 		row(w, fmt.Sprintf("%s %s: %s, %s, tier %s", con.ID, what, con.Subject, con.Phase, con.Tier))
-		if con.Phase == staunch.PhaseApproval {
+		switch {
+		case con.Phase == staunch.PhaseApproval && con.PlanFile != "" && con.Asked != nil:
+			row(w, fmt.Sprintf("%d of %d people approved it; the next one applies the same file.", len(con.Approvals), con.Asked.Persons))
+		case con.Phase == staunch.PhaseApproval:
 			row(w, "It waits for another person: staunch approve "+con.ID)
-		} else {
+		default:
 			row(w, "See what becomes of it: staunch show "+con.ID)
 		}
 	})

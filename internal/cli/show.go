@@ -48,6 +48,11 @@ func writeCase(w io.Writer, cs api.Case) {
 	field(w, "scope until", con.Scope.Until)
 	field(w, "asked for by", con.Requester)
 	field(w, "approved by", con.Approver)
+	if con.Phase == staunch.PhaseWaiting {
+		field(w, "waits for", fmt.Sprintf("%s to be proven, until %s (%s)", con.Canary, shortTime(con.WaitEnds), strings.Join(con.Causes, ", ")))
+	} else if con.Canary != "" {
+		field(w, "waited for", con.Canary)
+	}
 	field(w, "plan file", con.PlanFile)
 	field(w, "drill", con.Drill)
 	field(w, "reasons", strings.Join(con.Reasons, "; "))
@@ -112,6 +117,35 @@ func writeScope(w io.Writer, cs api.Case) {
 	field(w, "asked for by", orElse(cs.Containment.Requester, "policy"))
 	field(w, "reasons", strings.Join(cs.Containment.Reasons, "; "))
 	field(w, "scope hash", cs.ScopeHash)
+	writeAsked(w, cs.Containment)
+}
+
+// writeAsked shows the plan that people are asked to approve, and who did.
+func writeAsked(w io.Writer, con staunch.Containment) {
+	heading(w, "The plan to approve")
+	a := con.Asked
+	if a == nil {
+		row(w, "It is still being drawn.")
+		return
+	}
+	field(w, "drawn", a.Drawn)
+	row(w, "VERB", "TARGET", "CALL", "UNDO")
+	for _, s := range a.Steps {
+		undo := s.Undo
+		if s.Reversibility == staunch.Irreversible {
+			undo = "cannot be undone"
+		} else if s.Revives {
+			undo += " (revives a possibly stolen secret)"
+		}
+		row(w, s.Verb, s.Target, s.Call, undo)
+	}
+	writeGaps(w, a.Gaps)
+	heading(w, "Approvals")
+	field(w, "people needed", a.Persons)
+	for _, p := range con.Approvals {
+		field(w, "approved by", fmt.Sprintf("%s at %s, counts until %s", p.By, shortTime(p.At), shortTime(p.Until)))
+	}
+	field(w, "plan hash", a.Hash)
 }
 
 func identityLine(id staunch.Identity) string {

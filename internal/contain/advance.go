@@ -13,6 +13,9 @@ type Case struct {
 	Containment staunch.Containment
 	Steps       []staunch.Step
 	Holds       []staunch.Hold
+	// Canary is what became of the case that this one waits for; it is set in
+	// PhaseWaiting alone.
+	Canary CanaryState
 }
 
 // ActionKind is what is to be done next.
@@ -22,6 +25,12 @@ type ActionKind string
 const (
 	// DoNothing: the case waits until Action.At (0: for a person or evidence).
 	DoNothing ActionKind = "nothing"
+	// DoDraw: expand and read, and commit what people are asked to approve.
+	DoDraw ActionKind = "draw"
+	// DoGo: the canary is proven or the wait is over; the case begins.
+	DoGo ActionKind = "go"
+	// DoStop: the canary failed; the case is left to a person.
+	DoStop ActionKind = "stop"
 	// DoPlan: expand, read and commit the stage's intents.
 	DoPlan ActionKind = "plan"
 	// DoApply: call Apply for Action.Step.
@@ -132,7 +141,12 @@ func Advance(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time) Acti
 		}
 		return Action{Kind: DoNothing, At: con.Expires}
 	case staunch.PhaseApproval:
+		if con.Asked == nil {
+			return Action{Kind: DoDraw}
+		}
 		return Action{Kind: DoNothing, At: con.Expires}
+	case staunch.PhaseWaiting:
+		return advanceWaiting(c, now)
 	default: // released
 		return Action{Kind: DoNothing}
 	}

@@ -46,8 +46,18 @@ func TestAdvance(t *testing.T) {
 		holds []staunch.Hold
 		fresh []string
 		want  Action
+
+		canary CanaryState
 	}{
-		"approval":             {con: staunch.Containment{Phase: staunch.PhaseApproval, Expires: later}, want: Action{Kind: DoNothing, At: later}},
+		"approval":             {con: staunch.Containment{Phase: staunch.PhaseApproval, Expires: later, Asked: &staunch.Asked{}}, want: Action{Kind: DoNothing, At: later}},
+		"approval, not drawn":  {con: staunch.Containment{Phase: staunch.PhaseApproval, Expires: later}, want: Action{Kind: DoDraw}},
+		"waits":                {con: staunch.Containment{Phase: staunch.PhaseWaiting, WaitEnds: later}, canary: CanaryUnderWay, want: Action{Kind: DoNothing, At: testNow.Add(canaryEvery)}},
+		"waits, not for long":  {con: staunch.Containment{Phase: staunch.PhaseWaiting, WaitEnds: testNow + 1}, canary: CanaryUnderWay, want: Action{Kind: DoNothing, At: testNow + 1}},
+		"waited enough":        {con: staunch.Containment{Phase: staunch.PhaseWaiting, WaitEnds: testNow}, canary: CanaryUnderWay, want: Action{Kind: DoGo}},
+		"a wrong clock":        {con: staunch.Containment{Phase: staunch.PhaseWaiting, WaitEnds: testNow.Add(time.Hour)}, canary: CanaryUnderWay, want: Action{Kind: DoGo}},
+		"the canary lives":     {con: staunch.Containment{Phase: staunch.PhaseWaiting, WaitEnds: later}, canary: CanaryProven, want: Action{Kind: DoGo}},
+		"the canary is dead":   {con: staunch.Containment{Phase: staunch.PhaseWaiting, WaitEnds: earlier}, canary: CanaryFailed, want: Action{Kind: DoStop}},
+		"waited, ran out":      {con: staunch.Containment{Phase: staunch.PhaseWaiting, WaitEnds: later, Expires: testNow}, canary: CanaryUnderWay, want: Action{Kind: DoExpire}},
 		"approval ran out":     {con: staunch.Containment{Phase: staunch.PhaseApproval, Expires: testNow}, want: Action{Kind: DoExpire}},
 		"open":                 {con: staunch.Containment{Phase: staunch.PhaseOpen}, want: Action{Kind: DoPlan}},
 		"open ran out":         {con: staunch.Containment{Phase: staunch.PhaseOpen, Expires: earlier}, want: Action{Kind: DoExpire}},
@@ -101,7 +111,7 @@ func TestAdvance(t *testing.T) {
 			for _, id := range tt.fresh {
 				fresh[id] = true
 			}
-			if got := Advance(Case{Containment: tt.con, Steps: tt.steps, Holds: tt.holds}, spec, fresh, testNow); got != tt.want {
+			if got := Advance(Case{Containment: tt.con, Steps: tt.steps, Holds: tt.holds, Canary: tt.canary}, spec, fresh, testNow); got != tt.want {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})
@@ -110,7 +120,7 @@ func TestAdvance(t *testing.T) {
 
 var (
 	allPhases = []staunch.Phase{
-		staunch.PhaseApproval, staunch.PhaseOpen, staunch.PhaseActing, staunch.PhaseWindow, staunch.PhaseHeld,
+		staunch.PhaseApproval, staunch.PhaseWaiting, staunch.PhaseOpen, staunch.PhaseActing, staunch.PhaseWindow, staunch.PhaseHeld,
 		staunch.PhaseReleasing, staunch.PhaseReleased, staunch.PhaseStuck,
 	}
 	allSteps = []staunch.StepState{
@@ -153,6 +163,12 @@ func (m *model) do(a Action) {
 	switch a.Kind {
 	case DoNothing:
 		m.now = max(m.now, a.At)
+	case DoDraw:
+		con.Asked = &staunch.Asked{}
+	case DoGo:
+		con.Phase, con.WaitEnds = staunch.PhaseOpen, 0
+	case DoStop:
+		con.Phase, con.WaitEnds = staunch.PhaseApproval, 0
 	case DoPlan:
 		for i := range m.Steps {
 			s := &m.Steps[i]
@@ -218,6 +234,10 @@ func TestAdvanceEnds(t *testing.T) {
 		if expires {
 			m.Containment.Expires = testNow.Add(2 * time.Second)
 		}
+		if phase == staunch.PhaseWaiting {
+			m.Containment.WaitEnds = testNow.Add(3 * time.Second)
+			m.Canary = []CanaryState{CanaryUnderWay, CanaryProven, CanaryFailed}[(len(a)+len(b))%3]
+		}
 		for range most {
 			act := Advance(m.Case, specs, m.fresh, m.now)
 			if act.Kind == DoNothing && act.At != 0 && act.At <= m.now {
@@ -263,7 +283,7 @@ func TestAdvanceEnds(t *testing.T) {
 			}
 		}
 	}
-	if want := 8 * 12 * 12 * 7 * 8; n != want {
+	if want := 9 * 12 * 12 * 7 * 8; n != want {
 		t.Errorf("%d combinations, want %d", n, want)
 	}
 }

@@ -173,6 +173,19 @@ func (r *rig) open(subject staunch.Ref, tier staunch.Tier, p staunch.Playbook, o
 	return out
 }
 
+// asked waits until the plan that people are asked to approve is drawn.
+func (r *rig) asked(id string) staunch.Asked {
+	r.t.Helper()
+	return *r.await(id, "the plan to approve", func(c contain.Case) bool { return c.Containment.Asked != nil }).Containment.Asked
+}
+
+func (r *rig) approve(id, who, scopeHash, planHash string) error {
+	return r.do(func(tx store.Tx) error {
+		_, err := r.engine.Approve(tx, id, who, scopeHash, planHash)
+		return err
+	})
+}
+
 func (r *rig) do(fn func(tx store.Tx) error) error {
 	return r.store.Update(r.t.Context(), fn)
 }
@@ -574,19 +587,23 @@ func TestApproval(t *testing.T) {
 	if _, ok := r.guard.on(account("bob")); ok {
 		t.Error("it was held before it was approved")
 	}
-	approve := func(who, hash string) error {
-		return r.do(func(tx store.Tx) error {
-			_, err := r.engine.Approve(tx, con.ID, who, hash)
-			return err
-		})
+	asked := r.asked(con.ID)
+	if len(asked.Steps) != 2 || asked.Persons != 1 {
+		t.Fatalf("asked for %+v", asked)
 	}
-	if err := approve("alice", con.Scope.Hash()); !errors.Is(err, staunch.ErrForbidden) {
+	if err := r.approve(con.ID, "alice", con.Scope.Hash(), asked.Hash); !errors.Is(err, staunch.ErrForbidden) {
 		t.Errorf("the requester's own approval gave %v", err)
 	}
-	if err := approve("carol", "sha256:other"); !errors.Is(err, staunch.ErrConflict) {
+	if err := r.approve(con.ID, "carol", "sha256:other", asked.Hash); !errors.Is(err, staunch.ErrConflict) {
 		t.Errorf("approving another scope gave %v", err)
 	}
-	if err := approve("carol", con.Scope.Hash()); err != nil {
+	if err := r.approve(con.ID, "carol", con.Scope.Hash(), "sha256:other"); !errors.Is(err, staunch.ErrConflict) {
+		t.Errorf("approving another plan gave %v", err)
+	}
+	if got := len(r.platform.Ledger()); got != 0 {
+		t.Errorf("%d calls before the approval", got)
+	}
+	if err := r.approve(con.ID, "carol", con.Scope.Hash(), asked.Hash); err != nil {
 		t.Fatal(err)
 	}
 	r.await(con.ID, "held", phase(staunch.PhaseHeld))

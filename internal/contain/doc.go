@@ -54,10 +54,18 @@
 //
 // # Phases
 //
-//	approval ─► open ─► acting ─► window ─► open (next stage)
-//	                        │        └────► releasing
-//	                        ├─► held ─► releasing ─► released
-//	                        └─► stuck ─► releasing
+//	waiting ─► approval
+//	   │          │
+//	   ▼          ▼
+//	  open ─► acting ─► window ─► open (next stage)
+//	            │         └────► releasing
+//	            ├─► held ─► releasing ─► released
+//	            └─► stuck ─► releasing
+//
+// A case that waits for people has its plan drawn, and goes on when as many as it
+// takes have approved that plan and the scope (Approve). One that waits for the
+// canary of its cause goes on when that is proven or the wait is over, and waits for
+// people when it failed (CanaryState).
 //
 // A decision of a higher tier takes window and held back to open at the stage
 // that the tier asks for, and never takes less away than what is in force. What a

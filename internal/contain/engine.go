@@ -87,6 +87,12 @@ type Options struct {
 	// Judged is told, in its transaction, of a release that says whether the
 	// containment was called for. nil is told nothing.
 	Judged func(tx store.Tx, con staunch.Containment, now staunch.Time) error
+	// Approving says what an approval takes at present; nil gives the defaults.
+	Approving func() Approving
+	// Barred reports why a step must not be called now, "" where it may: it is
+	// asked from a snapshot before each call that takes something away, so that
+	// what was admitted under other circumstances is not done. nil bars nothing.
+	Barred func(r store.Reader, con staunch.Containment, s staunch.Step) (why string, err error)
 }
 
 // Engine carries out cases. Its methods are safe for concurrent use.
@@ -103,6 +109,8 @@ type Engine struct {
 	timers  map[string]alarm
 	// failures counts the failures in a row of a case.
 	failures map[string]int
+	// followers has the cases that this node saw waiting for a canary, by its id.
+	followers map[string]map[string]bool
 	// urgent counts the urgent actions that are being carried out.
 	urgent atomic.Int64
 	wg     sync.WaitGroup
@@ -168,12 +176,13 @@ func New(opt Options) (*Engine, error) {
 		opt.Node = "node"
 	}
 	return &Engine{
-		opt:      opt,
-		running:  map[string]*job{},
-		queue:    make(chan string, 64*1024),
-		own:      map[staunch.Ref]bool{},
-		timers:   map[string]alarm{},
-		failures: map[string]int{},
+		opt:       opt,
+		running:   map[string]*job{},
+		queue:     make(chan string, 64*1024),
+		own:       map[staunch.Ref]bool{},
+		timers:    map[string]alarm{},
+		failures:  map[string]int{},
+		followers: map[string]map[string]bool{},
 	}, nil
 }
 
@@ -606,7 +615,7 @@ func (e *Engine) tellStalled(ctx context.Context, id string, why error) {
 		now := staunch.TimeOf(e.opt.Clock.Now())
 		con := c.Containment
 		if con.Changed = now; con.Trouble == "" {
-			con.Trouble = fmt.Sprintf("it cannot go on and is tried again: %v", why)
+			con.Trouble = fmt.Sprintf("%s and is tried again: %v", stalledTrouble, why)
 		}
 		if err := tx.PutContainment(con); err != nil {
 			return err
@@ -620,6 +629,9 @@ func (e *Engine) tellStalled(ctx context.Context, id string, why error) {
 		e.opt.Log.Error("telling people of a case that cannot go on", "containment", id, "error", err)
 	}
 }
+
+// stalledTrouble begins what is said of a case that cannot go on.
+const stalledTrouble = "it cannot go on"
 
 // errGone says that the store has no such case.
 var errGone = errors.New("no such case")
@@ -648,6 +660,11 @@ func ReadCase(r store.Reader, id string) (Case, error) {
 	if c.Holds, err = r.HoldsClaimedBy(id); err != nil {
 		return Case{}, fmt.Errorf("reading the holds of %s: %w", id, err)
 	}
+	if c.Containment.Phase == staunch.PhaseWaiting {
+		if c.Canary, err = readCanary(r, c.Containment.Canary); err != nil {
+			return Case{}, err
+		}
+	}
 	return c, nil
 }
 
@@ -674,6 +691,7 @@ func (e *Engine) step(ctx context.Context, id string, j *job) (staunch.Time, err
 		}
 	}
 	if a.Kind == DoNothing {
+		e.follows(c)
 		return a.At, nil
 	}
 	if a.Kind == DoProve && e.urgent.Load() > 0 && proofCanWait(c, a.Step, now) {
@@ -722,7 +740,7 @@ func (e *Engine) forget(j *job) {
 // those when many cases are under work at once.
 func urgent(k ActionKind) bool {
 	switch k {
-	case DoPlan, DoApply, DoLook, DoSweep:
+	case DoPlan, DoApply, DoLook, DoSweep, DoGo:
 		return true
 	}
 	return false
@@ -755,6 +773,10 @@ func (e *Engine) do(ctx context.Context, c Case, a Action, j *job) error {
 		return e.join(ctx, c, a.Step)
 	case DoRevert:
 		return e.revert(ctx, c, a.Step, j)
+	case DoDraw:
+		return e.drawAsked(ctx, c)
+	case DoGo, DoStop:
+		return e.endWait(ctx, c, a.Kind)
 	case DoWindow, DoNextStage, DoHold, DoExpire, DoFinish:
 		return e.turn(ctx, c, a.Kind)
 	default:
@@ -830,6 +852,7 @@ func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *s
 		}
 		crashpoint.Here("commit.before")
 		after = tx.over(c, con)
+		e.tellFollowers(tx, c.Containment, con)
 		return e.putTimer(tx, con)
 	})
 	crashpoint.Here("commit.after")
@@ -887,6 +910,9 @@ func (n *noting) PutHold(h staunch.Hold) (staunch.Hold, error) {
 // over returns the case c with what was written put over it, nil where the order
 // of its steps would have to be asked for.
 func (n *noting) over(c Case, con staunch.Containment) *Case {
+	if con.Phase == staunch.PhaseWaiting {
+		return nil // its canary has to be read with it
+	}
 	out := Case{Containment: con, Steps: slices.Clone(c.Steps), Holds: slices.Clone(c.Holds)}
 	for _, s := range n.steps {
 		i := slices.IndexFunc(out.Steps, func(o staunch.Step) bool { return o.ID == s.ID })
@@ -933,8 +959,12 @@ func (e *Engine) putTimer(tx store.Tx, con staunch.Containment) error {
 	switch {
 	case con.Phase == staunch.PhaseOpen, con.Phase == staunch.PhaseActing, con.Phase == staunch.PhaseReleasing, con.Replan:
 		at = earliest(at, staunch.TimeOf(e.opt.Clock.Now().Add(3*e.opt.CallTimeout)))
+	case con.Phase == staunch.PhaseApproval && con.Asked == nil:
+		at = earliest(at, staunch.TimeOf(e.opt.Clock.Now().Add(3*e.opt.CallTimeout)))
 	case con.Phase == staunch.PhaseWindow:
 		at = earliest(con.WindowEnds, con.Expires)
+	case con.Phase == staunch.PhaseWaiting:
+		at = earliest(con.WaitEnds, con.Expires)
 	}
 	if at == 0 || !con.Phase.Open() {
 		return tx.DeleteTimer(timerID(con.ID))

@@ -171,13 +171,7 @@ func TestApprovalIsNotBypassedByARaise(t *testing.T) {
 		t.Errorf("asked again: %+v, %v", again, err)
 	}
 	expires := r.caseOf(waits.Containment.ID).Containment.Expires
-	approve := func(id string) error {
-		return r.do(func(tx store.Tx) error {
-			_, err := r.engine.Approve(tx, id, "carol", waits.Containment.Scope.Hash())
-			return err
-		})
-	}
-	if err := approve(waits.Containment.ID); err != nil {
+	if err := r.approve(waits.Containment.ID, "carol", waits.Containment.Scope.Hash(), r.asked(waits.Containment.ID).Hash); err != nil {
 		t.Fatal(err)
 	}
 	c := r.await(waits.Containment.ID, "held", phase(staunch.PhaseHeld))
@@ -190,10 +184,7 @@ func TestApprovalIsNotBypassedByARaise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = r.do(func(tx store.Tx) error {
-		_, err := r.engine.Approve(tx, full.Containment.ID, "carol", full.Containment.Scope.Hash())
-		return err
-	})
+	err = r.approve(full.Containment.ID, "carol", full.Containment.Scope.Hash(), r.asked(full.Containment.ID).Hash)
 	if !errors.Is(err, staunch.ErrConflict) || r.caseOf(full.Containment.ID).Containment.Phase != staunch.PhaseApproval {
 		t.Errorf("approving without a place gave %v", err)
 	}

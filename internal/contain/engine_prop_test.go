@@ -364,7 +364,16 @@ func (w *world) do(o op) error {
 			case "extend":
 				_, err = w.engine.Extend(tx, id, "alice", time.Duration(o.pick)*time.Millisecond)
 			default:
-				_, err = w.engine.Approve(tx, id, "carol", con.Scope.Hash())
+				for _, other := range w.cases { // one that waits for it, if there is one
+					if c, err := tx.Containment(other); err == nil && c.Phase == staunch.PhaseApproval && c.Asked != nil {
+						con = c
+					}
+				}
+				hash := ""
+				if con.Asked != nil {
+					hash = con.Asked.Hash
+				}
+				_, err = w.engine.Approve(tx, con.ID, "carol", con.Scope.Hash(), hash)
 			}
 			return err
 		}))
@@ -415,10 +424,15 @@ func (w *world) open(o op) error {
 			}
 			caps = nil
 		}
+		var causes []string
+		if o.pick%4 == 0 { // it waits for the first of those, if that is not proven
+			causes = []string{"rule/x"}
+		}
 		out, err = w.engine.Open(tx, contain.OpenRequest{
 			Subject: subject, Resolution: staunch.Resolution{Ref: subject, Names: []staunch.Ref{subject}}, Origin: staunch.OriginPolicy,
 			Opener: fmt.Sprintf("d%d", w.openers-o.pick%2), Decision: fmt.Sprintf("d%d", w.openers-o.pick%2), Tier: staunch.Tier(o.tier),
 			Playbook: propBooks[o.book], Caps: caps, Since: now().Add(-time.Hour), Approval: approval,
+			Causes: causes, Follows: causes, Window: 1, Wait: 20 * time.Millisecond,
 		})
 		return err
 	})
@@ -505,8 +519,10 @@ func waiting(c contain.Case) bool {
 			}
 		}
 		return !con.Replan
-	case staunch.PhaseReleased, staunch.PhaseApproval:
+	case staunch.PhaseReleased:
 		return true
+	case staunch.PhaseApproval:
+		return con.Asked != nil
 	}
 	return false
 }

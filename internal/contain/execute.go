@@ -79,6 +79,15 @@ func (e *Engine) readIntent(r store.Reader, s staunch.Step, known map[staunch.Re
 	return in, "", nil
 }
 
+// bars reports why a step must not be called now, whoever admitted its case.
+func (e *Engine) bars(r store.Reader, con staunch.Containment, s staunch.Step) (string, error) {
+	if e.opt.Barred == nil {
+		return "", nil
+	}
+	why, err := e.opt.Barred(r, con, s)
+	return why, wrapped(err, "asking whether to call", s)
+}
+
 func wrapped(err error, doing string, s staunch.Step) error {
 	if err == nil {
 		return nil
@@ -184,6 +193,9 @@ func (e *Engine) run(ctx context.Context, c Case, first staunch.Step, fresh map[
 				return nil
 			}
 			in, why, err := e.readIntent(r, s, known)
+			if err == nil && why == "" {
+				why, err = e.bars(r, c.Containment, s)
+			}
 			if errors.Is(err, errLost) || why != "" {
 				return nil
 			}
@@ -200,6 +212,13 @@ func (e *Engine) run(ctx context.Context, c Case, first staunch.Step, fresh map[
 func (e *Engine) call(ctx context.Context, c Case, s staunch.Step, conn connector.Connector, j *job) error {
 	sent := !j.fresh[s.ID] // by somebody before
 	in, why, err := e.intent(ctx, s)
+	if err == nil && why == "" && e.opt.Barred != nil {
+		err = e.opt.Store.View(ctx, func(r store.Reader) error {
+			var err error
+			why, err = e.bars(r, c.Containment, s)
+			return err
+		})
+	}
 	switch {
 	case errors.Is(err, errLost):
 		return e.failed(ctx, c, s, err.Error(), sent)
@@ -751,8 +770,12 @@ func effective(c Case) bool {
 // expire does what the playbook says when the case runs out; by default it
 // keeps everything in force and tells people (invariant I8).
 func (e *Engine) expire(_ store.Tx, c Case, con *staunch.Containment, now staunch.Time) (event string, err error) {
-	if con.Phase == staunch.PhaseApproval {
-		con.Release = &staunch.Release{Reason: "nobody approved it in time", By: "engine", At: now}
+	if con.Phase.Idle() {
+		why := "nobody approved it in time"
+		if con.Phase == staunch.PhaseWaiting {
+			why = "it ran out while it waited for its canary"
+		}
+		con.Release = &staunch.Release{Reason: why, By: "engine", At: now}
 		con.Phase, con.Expires = staunch.PhaseReleasing, 0
 		return "expired", nil
 	}

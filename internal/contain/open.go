@@ -40,6 +40,13 @@ type OpenRequest struct {
 	Requester string
 	// Approval has the case wait for a person before anything is done.
 	Approval bool
+	// Causes names what it is asked for by, such as "rule/R", where it may have to
+	// wait for the canary of one of them; Follows has those of which so many were
+	// asked for that it does; Window is which of the windows those are counted in,
+	// and Wait bounds the wait.
+	Causes, Follows []string
+	Window          int64
+	Wait            time.Duration
 	// Planned, when given, has the case begin with that plan, in the same
 	// transaction.
 	Planned *Planned
@@ -75,7 +82,11 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	if err != nil {
 		return Opened{}, err
 	}
-	if con, ok := extends(existing, req); ok {
+	look := req
+	if req.Planned != nil {
+		look.Approval = false // a plan file is for a subject that nothing is open on
+	}
+	if con, ok := extends(existing, look); ok {
 		if req.Planned != nil {
 			return Opened{}, fmt.Errorf("%w: %s is open on the same subject already; release it, or make a plan of what it leaves out", staunch.ErrConflict, con.ID)
 		}
@@ -102,6 +113,8 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	}
 	if req.Approval {
 		con.Phase = staunch.PhaseApproval
+	} else if err := follow(tx, &con, req, now); err != nil {
+		return Opened{}, err
 	}
 	if req.Planned != nil {
 		req.Planned.begin(&con)
@@ -123,13 +136,19 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	if con.Drill != "" {
 		said["drill"] = con.Drill
 	}
+	if con.Canary != "" {
+		said["canary"], said["causes"], said["wait_ends"] = con.Canary, con.Causes, con.WaitEnds
+	}
 	if p := req.Planned; p != nil {
-		said["plan_file"], said["planned_by"], said["approver"] = p.File.Hash, p.File.MadeBy, con.Approver
+		said["plan_file"], said["planned_by"], said["approver"] = p.File.Hash, p.File.MadeBy, p.Approver
+		if n := len(con.Approvals); n > 0 {
+			said["approval"], said["approvals"], said["persons"] = con.Approvals[n-1], n, con.Asked.Persons
+		}
 	}
 	if err := record(tx, staunch.RecordContainment, actorOf(req), con.ID, now, said); err != nil {
 		return Opened{}, err
 	}
-	if req.Planned != nil {
+	if req.Planned != nil && !req.Planned.waits {
 		return e.openPlanned(tx, con, *req.Planned, now)
 	}
 	if req.Approval {
@@ -150,16 +169,16 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 func extends(open []staunch.Containment, req OpenRequest) (staunch.Containment, bool) {
 	best := -1
 	for i, con := range open {
-		waits := con.Phase == staunch.PhaseApproval
+		waits := con.Phase.Idle()
 		switch {
 		case con.Phase == staunch.PhaseReleasing || con.Phase == staunch.PhaseReleased:
 			continue
-		case req.Approval && !waits && con.Tier < req.Tier:
+		case req.Approval && con.Phase != staunch.PhaseApproval && con.Tier < req.Tier:
 			continue
 		}
 		// What is in force goes before what waits, the higher tier before the lower.
 		if best >= 0 {
-			was := open[best].Phase == staunch.PhaseApproval
+			was := open[best].Phase.Idle()
 			if waits && !was || waits == was && con.Tier <= open[best].Tier {
 				continue
 			}
@@ -248,14 +267,26 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 	// What was admitted does not wait for the person that an earlier decision
 	// asked for.
 	freed := con.Phase == staunch.PhaseApproval && !req.Approval
+	// Nor does what people ask for, or what may not wait, wait for a canary.
+	unleashed := con.Phase == staunch.PhaseWaiting && !req.Approval && len(req.Causes) == 0
+	if raised || freed {
+		// From here on it is the decision's; what was approved was something else.
+		con.PlanFile, con.Asked, con.Approvals = "", nil, nil
+	}
 	if raised {
-		con.PlanFile = "" // from here on it is the decision's
 		con.Tier = req.Tier
 		con.Reasons = req.Reasons
 		con.Scope.Highest = req.Tier
 		retake(&con, req.Playbook, now)
 	}
-	if freed {
+	switch {
+	case unleashed:
+		con.Phase, con.WaitEnds = staunch.PhaseOpen, 0
+		freed = true
+		if err := keepCaps(tx, &con, req.Caps); err != nil {
+			return Opened{}, err
+		}
+	case freed:
 		con.Phase = staunch.PhaseOpen
 		con.Caps = req.Caps
 		if e.opt.Admit != nil && len(req.Caps) == 0 {
@@ -266,8 +297,17 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 			}
 			con.Caps = caps
 		}
-	} else if err := giveBack(tx, req.Caps); err != nil { // the open case has its places
-		return Opened{}, err
+		if err := follow(tx, &con, req, now); err != nil {
+			return Opened{}, err
+		}
+	case raised:
+		if err := keepCaps(tx, &con, req.Caps); err != nil {
+			return Opened{}, err
+		}
+	default:
+		if err := giveBack(tx, req.Caps); err != nil { // the open case has its places
+			return Opened{}, err
+		}
 	}
 	raised = raised || freed
 	if raised {
@@ -296,6 +336,21 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 	return Opened{Containment: con, Raised: raised}, nil
 }
 
+// keepCaps adds the places that a raise took to those of the case, and gives back
+// what the case has already.
+func keepCaps(tx store.Tx, con *staunch.Containment, caps []string) error {
+	var twice []string
+	con.Caps = slices.Clone(con.Caps)
+	for _, c := range caps {
+		if slices.Contains(con.Caps, c) {
+			twice = append(twice, c)
+		} else {
+			con.Caps = append(con.Caps, c)
+		}
+	}
+	return giveBack(tx, twice)
+}
+
 func giveBack(tx store.Tx, caps []string) error {
 	for _, c := range caps {
 		if err := tx.GiveBack(c); err != nil {
@@ -311,7 +366,7 @@ func giveBack(tx store.Tx, caps []string) error {
 func retake(con *staunch.Containment, p staunch.Playbook, now staunch.Time) {
 	was := con.Playbook.Stages[con.Stage]
 	next := firstStage(p, con.Tier)
-	if con.Phase != staunch.PhaseApproval {
+	if !con.Phase.Idle() {
 		for next+1 < len(p.Stages) && p.Stages[next].Tier < was.Tier && p.Stages[next+1].Tier <= con.Tier {
 			next++
 		}
@@ -322,7 +377,7 @@ func retake(con *staunch.Containment, p staunch.Playbook, now staunch.Time) {
 		con.Expires = max(con.Expires, now.Add(d))
 	}
 	con.Playbook, con.Stage = p, next
-	if con.Phase == staunch.PhaseApproval {
+	if con.Phase.Idle() {
 		return
 	}
 	if stage := p.Stages[next]; stage.Tier <= was.Tier {
@@ -370,7 +425,7 @@ func (e *Engine) guardOwn(tx store.Tx, con staunch.Containment, now staunch.Time
 // wants on the refs. A stage that denies nothing leaves the fast plane alone,
 // and so does everybody what is protected or ours.
 func (e *Engine) guardFor(tx store.Tx, con staunch.Containment, refs []staunch.Ref, now staunch.Time) error {
-	if con.Phase == staunch.PhaseApproval {
+	if con.Phase.Idle() {
 		return nil
 	}
 	stage := con.Playbook.Stages[con.Stage]

@@ -42,6 +42,8 @@ type Draft struct {
 	held map[string]version
 	// outage has what could not be asked or read now, refusal what never can.
 	outage, refusal []error
+	// unapproved has what was left out since nobody approved it.
+	unapproved []staunch.Target
 }
 
 // version is a hold as it was at one moment; zero where there was none.
@@ -245,6 +247,7 @@ func (e *Engine) draft(ctx context.Context, c Case) (Draft, error) {
 		return Draft{}, err
 	}
 	e.readAll(ctx, &d)
+	unapproved(con, &d)
 	return d, ctx.Err()
 }
 
@@ -483,6 +486,9 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 		if err := e.tellScope(tx, cur, found, steps, now); err != nil {
 			return err
 		}
+		if err := e.tellUnapproved(tx, cur, d.unapproved, steps, now); err != nil {
+			return err
+		}
 		switch {
 		case refusal != nil:
 			cur.Trouble = fmt.Sprintf("the plan is not whole: %v", refusal)
@@ -530,7 +536,7 @@ func intentsOf(steps []staunch.Step) (said []map[string]any, started []string) {
 
 // planTroubles begin what is said of a case for which no whole plan could be
 // made: one that could is the end of it.
-var planTroubles = []string{"the plan ", "it cannot go on", "nothing of it could be contained"}
+var planTroubles = []string{"the plan ", stalledTrouble, "nothing of it could be contained"}
 
 // guardNow puts the guard holds that the case wants on the refs, where it has
 // not all of them.

@@ -49,6 +49,11 @@ type Planned struct {
 	Approver string
 
 	draft Draft
+	// waits has the case wait for the approval of others.
+	waits bool
+	// asked and approvals are those of a file that takes more than one person.
+	asked     *staunch.Asked
+	approvals []staunch.Approval
 }
 
 // File makes the draft a plan file for the case that it was previewed for. It
@@ -189,7 +194,8 @@ func checkPlan(f staunch.PlanFile) error {
 func planOpener(f staunch.PlanFile) string { return "plan/" + f.Hash }
 
 // Applied returns the case that the file was applied as; ok is false where it was
-// not. A case that was released is an error: a plan is applied once.
+// not, or not by as many people as it takes. A case that was released is an error:
+// a plan is applied once.
 func Applied(r store.Reader, f staunch.PlanFile) (con staunch.Containment, ok bool, err error) {
 	con, err = r.Containment(staunch.ContainmentID(f.Subject, planOpener(f)))
 	switch {
@@ -197,6 +203,8 @@ func Applied(r store.Reader, f staunch.PlanFile) (con staunch.Containment, ok bo
 		return con, false, nil
 	case err != nil:
 		return con, false, err
+	case con.Phase == staunch.PhaseApproval && con.PlanFile == f.Hash:
+		return con, false, nil // others have to apply it as well
 	case !con.Phase.Open():
 		return con, false, fmt.Errorf("%w: the plan was applied already as %s, which is released; make a new one", staunch.ErrConflict, con.ID)
 	}
@@ -312,6 +320,9 @@ func targetRefs(f staunch.PlanFile) []staunch.Ref {
 // and a staunch.ErrForbidden where who asked for it approves it; then, as with any
 // error, nothing of it must be committed. The caller has seen that the file is
 // authentic, in time, of the active bundle and not applied yet.
+//
+// A file that asks for approval and has something that cannot be undone takes
+// several people: until the last of them applies it, its case waits.
 func (e *Engine) OpenPlanned(tx store.Tx, p Planned, req OpenRequest) (Opened, error) {
 	f := p.File
 	if f.Approval && (p.Approver == "" || strings.EqualFold(p.Approver, f.MadeBy)) {
@@ -322,13 +333,111 @@ func (e *Engine) OpenPlanned(tx store.Tx, p Planned, req OpenRequest) (Opened, e
 	}
 	req.Subject, req.Opener, req.Tier, req.Playbook, req.Since = f.Subject, planOpener(f), f.Tier, f.Playbook, f.Since
 	req.Planned = &p
-	return e.Open(tx, req)
+	id := staunch.ContainmentID(f.Subject, planOpener(f))
+	asked := staunch.Ask(id, askedOf(f), f.Gaps, e.approving().Persons, f.Made)
+	if !f.Approval || asked.Persons == 1 {
+		return e.Open(tx, req)
+	}
+	now := staunch.TimeOf(e.opt.Clock.Now())
+	con, err := tx.Containment(id)
+	waiting := err == nil && con.Phase == staunch.PhaseApproval
+	switch {
+	case errors.Is(err, staunch.ErrNotFound):
+		con = staunch.Containment{ID: id, Scope: f.Scope, Requester: f.MadeBy, Asked: asked}
+	case err != nil:
+		return Opened{}, err
+	case !waiting:
+		return e.Open(tx, req) // it was applied already
+	}
+	if err := mayApprove(con, p.Approver, now); err != nil {
+		return Opened{}, err
+	}
+	if con.Asked == nil {
+		con.Asked = asked
+	}
+	enough := e.approveAs(&con, p.Approver, now)
+	p.asked, p.approvals, p.waits = con.Asked, con.Approvals, !enough
+	if !enough { // what waits has no places
+		if err := giveBack(tx, req.Caps); err != nil {
+			return Opened{}, err
+		}
+		req.Caps, req.Approval = nil, true
+	}
+	if !waiting {
+		return e.Open(tx, req)
+	}
+	p.Approver = approvers(con.Approvals)
+	return e.applyWaiting(tx, con, req, now)
 }
 
-// begin has a new case begin with the plan in place of its own first one.
+// applyWaiting adds an approval to the case of a plan file that waits for others,
+// and carries the plan out once it is the last.
+func (e *Engine) applyWaiting(tx store.Tx, con staunch.Containment, req OpenRequest, now staunch.Time) (Opened, error) {
+	p := req.Planned
+	if !p.waits {
+		open, err := tx.OpenContainments(con.Names)
+		if err != nil {
+			return Opened{}, err
+		}
+		open = slices.DeleteFunc(open, func(o staunch.Containment) bool { return o.ID == con.ID })
+		if o, ok := extends(open, req); ok {
+			return Opened{}, fmt.Errorf("%w: %s is open on the same subject already; release it, or make a plan of what it leaves out", staunch.ErrConflict, o.ID)
+		}
+		con.Caps = req.Caps
+		con.Expires = 0
+		if d := con.Playbook.Expiry.Std(); d > 0 {
+			con.Expires = now.Add(d)
+		}
+		p.begin(&con)
+	}
+	con.Approvals = p.approvals
+	con.Generation++
+	con.Changed = now
+	if err := e.guardOwn(tx, con, now); err != nil {
+		return Opened{}, err
+	}
+	if err := tx.PutContainment(con); err != nil {
+		return Opened{}, err
+	}
+	if err := e.putTimer(tx, con); err != nil {
+		return Opened{}, err
+	}
+	last := p.approvals[len(p.approvals)-1]
+	if err := record(tx, staunch.RecordContainment, last.By, con.ID, now, map[string]any{
+		"request": "approve", "from": staunch.PhaseApproval, "phase": con.Phase, "generation": con.Generation,
+		"approval": last, "approvals": len(p.approvals), "persons": con.Asked.Persons, "plan_file": con.PlanFile,
+	}); err != nil {
+		return Opened{}, err
+	}
+	if p.waits {
+		return Opened{Containment: con}, e.notices(tx, "approval", con, nil, now)
+	}
+	return e.openPlanned(tx, con, *p, now)
+}
+
+// askedOf returns what a plan file asks people to approve.
+func askedOf(f staunch.PlanFile) []staunch.AskedStep {
+	out := make([]staunch.AskedStep, 0, len(f.Targets))
+	for _, t := range f.Targets {
+		out = append(out, staunch.AskedStep{
+			Connector: t.Connector, Target: t.Target, Verb: t.Verb, Tier: t.Tier,
+			Call: t.Call, Undo: t.Undo, Reversibility: t.Reversibility, Revives: t.Revives,
+		})
+	}
+	return out
+}
+
+// begin has a case begin with the plan in place of its own first one, or wait for
+// others to approve it.
 func (p *Planned) begin(con *staunch.Containment) {
 	f := p.File
 	con.Phase, con.Stage, con.Scope, con.PlanFile, con.Approver = staunch.PhaseActing, f.Stage, f.Scope, f.Hash, p.Approver
+	con.Asked, con.Approvals = p.asked, p.approvals
+	if p.waits {
+		con.Phase, con.Approver = staunch.PhaseApproval, ""
+		con.Expires = earliest(con.Expires, f.Until) // nobody can apply it after that
+		return
+	}
 	// What came to light since the plan was made is for a child plan.
 	con.Replan = !closed(*con)
 }

@@ -81,13 +81,18 @@ func (e *Engine) change(tx store.Tx, id, who, what string, fn func(c Case, con *
 	if what == "release" || what == "clear" {
 		kind = staunch.RecordRelease
 	}
-	if err := record(tx, kind, who, id, now, map[string]any{
+	said := map[string]any{
 		"request": what, "from": from, "phase": con.Phase, "generation": con.Generation,
 		"release": con.Release, "expires": con.Expires, "window_ends": con.WindowEnds,
-	}); err != nil {
+	}
+	if n := len(con.Approvals); what == "approve" && n > 0 {
+		said["approval"], said["approvals"], said["persons"] = con.Approvals[n-1], n, con.Asked.Persons
+	}
+	if err := record(tx, kind, who, id, now, said); err != nil {
 		return staunch.Containment{}, err
 	}
 	crashpoint.Here("request.written")
+	e.tellFollowers(tx, c.Containment, con)
 	tx.OnCommit(func() { crashpoint.Here("request.committed") })
 	tx.OnCommit(func() { e.Kick(id) })
 	return con, nil
@@ -183,13 +188,18 @@ func SettledAt(r store.Reader, ref staunch.Ref) (staunch.Time, error) {
 	return staunch.Time(n), nil
 }
 
-// AdvanceWindow cuts a verification window short: the next stage begins now.
+// AdvanceWindow cuts a verification window short: the next stage begins now. A
+// case that waits for its canary waits no longer.
 func (e *Engine) AdvanceWindow(tx store.Tx, id, who string) (staunch.Containment, error) {
 	return e.change(tx, id, who, "advance", func(_ Case, con *staunch.Containment, now staunch.Time) error {
-		if con.Phase != staunch.PhaseWindow {
+		switch con.Phase {
+		case staunch.PhaseWindow:
+			con.WindowEnds = now
+		case staunch.PhaseWaiting:
+			con.WaitEnds = now
+		default:
 			return wrongPhase("advance", con.Phase, "it is not in a verification window")
 		}
-		con.WindowEnds = now
 		return nil
 	})
 }
@@ -212,40 +222,4 @@ func (e *Engine) Extend(tx store.Tx, id, who string, d time.Duration) (staunch.C
 		}
 		return nil
 	})
-}
-
-// Approve lets a case that waits for a person go on, with its places reserved
-// and its time beginning now. scopeHash is what the person saw; another principal
-// than the requester must approve.
-func (e *Engine) Approve(tx store.Tx, id, who, scopeHash string) (staunch.Containment, error) {
-	con, err := e.change(tx, id, who, "approve", func(_ Case, con *staunch.Containment, now staunch.Time) error {
-		switch {
-		case con.Phase != staunch.PhaseApproval:
-			return wrongPhase("approve", con.Phase, "it does not wait for approval")
-		case con.Requester != "" && con.Requester == who:
-			return fmt.Errorf("%w: who asked for a case cannot approve it", staunch.ErrForbidden)
-		case scopeHash != con.Scope.Hash():
-			return fmt.Errorf("%w: the scope is not the one that was shown; look again", staunch.ErrConflict)
-		case scopeOver(*con, now):
-			return fmt.Errorf("%w: the scope ended at %s; contain the subject anew", staunch.ErrConflict, con.Scope.Until)
-		}
-		con.Approver = who
-		con.Phase = staunch.PhaseOpen
-		if d := con.Playbook.Expiry.Std(); d > 0 {
-			con.Expires = now.Add(d) // so far it was the time to approve it
-		}
-		if e.opt.Admit == nil {
-			return nil
-		}
-		if err := giveBack(tx, con.Caps); err != nil {
-			return err
-		}
-		caps, err := e.opt.Admit(tx, *con)
-		con.Caps = caps
-		return err
-	})
-	if err != nil {
-		return con, err
-	}
-	return con, e.guardOwn(tx, con, con.Changed)
 }

@@ -32,7 +32,7 @@ func renewScope(con *staunch.Containment, p staunch.Playbook, now staunch.Time) 
 		until = max(until, con.Scope.Until)
 	}
 	if scopeOver(*con, now) {
-		con.Replan = con.Replan || con.Phase != staunch.PhaseApproval // what was left out meanwhile
+		con.Replan = con.Replan || !con.Phase.Idle() // what was left out meanwhile
 		if strings.HasPrefix(con.Trouble, scopeTrouble) {
 			con.Trouble = ""
 		}

@@ -102,10 +102,7 @@ func TestNoApprovalOfAScopeThatEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(time.Millisecond)
-	err := r.do(func(tx store.Tx) error {
-		_, err := r.engine.Approve(tx, con.ID, "bea", con.Scope.Hash())
-		return err
-	})
+	err := r.approve(con.ID, "bea", con.Scope.Hash(), "sha256:any")
 	if !errors.Is(err, staunch.ErrConflict) || !strings.Contains(err.Error(), "the scope ended") {
 		t.Errorf("approving gave %v", err)
 	}

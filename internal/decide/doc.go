@@ -71,6 +71,9 @@
 //
 // # Guardrails
 //
-// Admit is the brake on the brake: protected subjects, breakers, and places
-// reserved by conditional updates in the decision's own transaction.
+// Admit is the brake on the brake: protected subjects, breakers, groups' health, and
+// places reserved by conditional updates in the decision's own transaction. What is
+// asked for counts for the breakers, whatever the caps refuse of it; Heard is who is
+// listened to while one is open. Which containments have to follow a canary is said
+// here, and carried out by package contain.
 package decide

@@ -25,6 +25,8 @@ type ledger struct {
 	breakers map[string]store.Breaker
 	records  []staunch.Record
 	asked    []string
+	cursors  map[string]string
+	cases    []staunch.Containment
 	fail     error
 }
 
@@ -34,7 +36,21 @@ var (
 )
 
 func newLedger() *ledger {
-	return &ledger{used: map[string]int{}, most: map[string]int{}, breakers: map[string]store.Breaker{}}
+	return &ledger{used: map[string]int{}, most: map[string]int{}, breakers: map[string]store.Breaker{}, cursors: map[string]string{}}
+}
+
+func (l *ledger) Cursor(name string) (string, error) {
+	if v, ok := l.cursors[name]; ok {
+		return v, nil
+	}
+	return "", staunch.ErrNotFound
+}
+func (l *ledger) PutCursor(name, value string) error { l.cursors[name] = value; return nil }
+func (l *ledger) Cap(name string) (store.Cap, error) {
+	if n, ok := l.used[name]; ok {
+		return store.Cap{Name: name, Used: n}, nil
+	}
+	return store.Cap{}, staunch.ErrNotFound
 }
 
 func (l *ledger) Breakers() ([]store.Breaker, error) {
@@ -74,6 +90,7 @@ func rails(t testing.TB, l decide.Limits) *decide.Guardrails {
 // request asks for the containment of a credential because of one signal.
 func request(n int, change ...func(*decide.Request)) decide.Request {
 	id := ident()
+	id.Name = fmt.Sprint("id", n)
 	scope := cred(fmt.Sprint(n))
 	r := decide.Request{
 		Decision: staunch.Decision{
@@ -102,14 +119,17 @@ func admit(t testing.TB, g *decide.Guardrails, tx decide.Tx, r decide.Request) d
 func TestAdmitReservesByName(t *testing.T) {
 	tx := newLedger()
 	a := admit(t, rails(t, decide.Limits{}), tx, request(1))
-	if a.Verdict != staunch.VerdictContain || !slices.Equal(a.Caps, []string{"open/environment/prod", "open/global", "open/owner/team", "open/source/trail"}) {
+	if a.Verdict != staunch.VerdictContain || !slices.Equal(a.Caps, []string{"open/environment/prod", "open/global", "open/owner/team", "open/source/trail", "open/tier/isolate"}) {
 		t.Errorf("admission %+v", a)
 	}
-	if !slices.IsSorted(tx.asked) {
+	// One order for all, so that nobody waits in a circle; a mark goes right before
+	// the place that it is for.
+	inOrder := slices.DeleteFunc(slices.Clone(tx.asked), func(s string) bool { return strings.HasPrefix(s, "had/") })
+	if !slices.IsSorted(inOrder) {
 		t.Errorf("asked in the order %v", tx.asked)
 	}
 	// Every kind of limit is asked.
-	for _, want := range []string{"hour/global/", "hour/source/trail/", "trip/global/", "trip/rule/leak/", "trip/source/trail/", "trip/connector/r/"} {
+	for _, want := range []string{"canary/rule/leak/", "canary/source/trail/", "had/", "identities/", "seen/", "hour/global/", "hour/source/trail/", "trip/global/", "trip/rule/leak/", "trip/source/trail/", "trip/connector/r/"} {
 		if !slices.ContainsFunc(tx.asked, func(s string) bool { return strings.HasPrefix(s, want) }) {
 			t.Errorf("%s was not asked: %v", want, tx.asked)
 		}
@@ -122,9 +142,13 @@ func TestAdmitReservesByName(t *testing.T) {
 			t.Errorf("%s becomes %+v", v, a)
 		}
 	}
-	// A containment that is raised has its places.
-	if a := admit(t, rails(t, decide.Limits{}), tx, request(1, func(r *decide.Request) { r.Raise = true })); a.Verdict != staunch.VerdictContain || a.Caps != nil {
-		t.Errorf("raised: %+v", a)
+	// A containment that is raised has its places, but for that of its new tier.
+	tx = newLedger()
+	if a := admit(t, rails(t, decide.Limits{}), tx, request(1, func(r *decide.Request) { r.Raise = true })); a.Verdict != staunch.VerdictContain || !slices.Equal(a.Caps, []string{"open/tier/isolate"}) || len(tx.asked) != 1 {
+		t.Errorf("raised: %+v, asked %v", a, tx.asked)
+	}
+	if a := admit(t, rails(t, decide.Limits{}), newLedger(), request(1, func(r *decide.Request) { r.Raise, r.Have = true, []string{"open/tier/isolate"} })); a.Verdict != staunch.VerdictContain || a.Caps != nil {
+		t.Errorf("raised within its tier: %+v", a)
 	}
 }
 
@@ -139,6 +163,7 @@ func TestAdmitCaps(t *testing.T) {
 		"source":      {decide.Limits{Source: tight}, "for source/trail", 1},
 		"owner":       {decide.Limits{Owner: tight}, "for owner/team", 1},
 		"environment": {decide.Limits{Environment: tight}, "for environment/prod", 1},
+		"identities":  {decide.Limits{Identities: tight}, "identities contained automatically within 10m0s", 1},
 		"hour":        {decide.Limits{HourlyGlobal: 2}, "an hour for global", 0},
 		"source hour": {decide.Limits{HourlySource: 2}, "an hour for source/trail", 0},
 	} {
@@ -155,7 +180,7 @@ func TestAdmitCaps(t *testing.T) {
 				t.Errorf("third: %+v", a)
 			}
 			for name, n := range tx.used {
-				if n != before[name] {
+				if n != before[name] && !strings.HasPrefix(name, "trip/") && !strings.HasPrefix(name, "seen/") {
 					t.Errorf("refused, and yet %s went from %d to %d", name, before[name], n)
 				}
 			}
@@ -170,6 +195,19 @@ func TestAdmitCaps(t *testing.T) {
 				}
 				if a := admit(t, g, tx, request(6, func(r *decide.Request) { r.Now = noon.Add(time.Hour) })); a.Verdict != staunch.VerdictContain {
 					t.Errorf("an hour later: %+v", a)
+				}
+				return
+			}
+			if name == "identities" {
+				// It bounds the engine, not people, and the next window is another.
+				if a := admit(t, g, tx, request(5, func(r *decide.Request) { r.Origin = staunch.OriginManual })); a.Verdict != staunch.VerdictContain {
+					t.Errorf("manual: %+v", a)
+				}
+				if a := admit(t, g, tx, request(0)); a.Verdict != staunch.VerdictContain {
+					t.Errorf("one that is counted already: %+v", a)
+				}
+				if a := admit(t, g, tx, request(6, func(r *decide.Request) { r.Now = noon.Add(10 * time.Minute) })); a.Verdict != staunch.VerdictContain {
+					t.Errorf("in the next window: %+v", a)
 				}
 				return
 			}
@@ -288,6 +326,12 @@ func TestBreakerTrips(t *testing.T) {
 				t.Fatalf("%s, number %d: %+v", scope, i, a)
 			}
 		}
+		// The same identities again are no spike.
+		for i := range 2 {
+			if a := admit(t, g, tx, request(i, func(r *decide.Request) { r.Decision.Scope = cred("again") })); a.Verdict != staunch.VerdictContain {
+				t.Fatalf("%s, number %d again: %+v", scope, i, a)
+			}
+		}
 		open := tx.used["open/global"]
 		a := admit(t, g, tx, request(3))
 		if a.Verdict != staunch.VerdictBreaker || !slices.Equal(a.Tripped, []string{scope}) {
@@ -318,7 +362,7 @@ func TestCapsAreNeverExceeded(t *testing.T) {
 			limit := rapid.IntRange(2, 5).Draw(t, label)
 			return decide.Places{Limit: limit, Keep: rapid.IntRange(1, limit-1).Draw(t, label+" kept")}
 		}
-		l := decide.Limits{Global: p("global"), Source: p("source"), Owner: p("owner"), Environment: p("environment"), TripRule: rapid.IntRange(2, 20).Draw(t, "trip")}
+		l := decide.Limits{Global: p("global"), Source: p("source"), Owner: p("owner"), Environment: p("environment"), Isolate: p("isolate"), Identities: p("identities"), TripRule: rapid.IntRange(2, 20).Draw(t, "trip")}
 		g, err := decide.NewGuardrails(l)
 		if err != nil {
 			t.Fatal(err)
@@ -369,6 +413,11 @@ func TestCapsAreNeverExceeded(t *testing.T) {
 			if n := tx.most["open/global"]; n > l.Global.Limit {
 				t.Fatalf("%d of %d", n, l.Global.Limit)
 			}
+			for name, n := range tx.most {
+				if strings.HasPrefix(name, "identities/") && n > l.Identities.Limit || name == "open/tier/isolate" && n > l.Isolate.Limit {
+					t.Fatalf("%s: %d", name, n)
+				}
+			}
 			for _, s := range []string{"x", "y"} {
 				if n := tx.most["open/source/"+s]; n > l.Source.Limit {
 					t.Fatalf("source %s: %d of %d", s, n, l.Source.Limit)
@@ -396,6 +445,14 @@ func TestNewGuardrailsRefuses(t *testing.T) {
 		"protected[1]":   {Protected: []string{"identity:a", "**"}},
 		"protected[0]":   {Protected: []string{""}},
 		"trip_connector": {TripConnector: -7},
+		"isolate":        {Isolate: decide.Places{Limit: 2, Keep: 2}},
+		"identities":     {Identities: decide.Places{Limit: -2}},
+		"canary_after":   {CanaryAfter: -2},
+		"canary_wait":    {CanaryWait: staunch.Duration(time.Hour)},
+		"group_share":    {GroupShare: 101},
+		"health_age":     {HealthAge: staunch.Duration(-time.Second)},
+		"approvers":      {Approvers: 11},
+		"approval_for":   {ApprovalFor: staunch.Duration(time.Second)},
 	} {
 		_, err := decide.NewGuardrails(l)
 		var p *staunch.Problem
@@ -404,7 +461,8 @@ func TestNewGuardrailsRefuses(t *testing.T) {
 		}
 	}
 	off := decide.Limits{Global: decide.Places{Limit: -1}, Source: decide.Places{Limit: -1}, Owner: decide.Places{Limit: -1}, Environment: decide.Places{Limit: -1},
-		HourlyGlobal: -1, HourlySource: -1, TripSource: -1, TripRule: -1, TripConnector: -1, TripGlobal: -1, MinHealthy: -1}
+		Restrict: decide.Places{Limit: -1}, Isolate: decide.Places{Limit: -1}, Revoke: decide.Places{Limit: -1}, Identities: decide.Places{Limit: -1},
+		HourlyGlobal: -1, HourlySource: -1, TripSource: -1, TripRule: -1, TripConnector: -1, TripGlobal: -1, MinHealthy: -1, GroupShare: -1, CanaryAfter: -1}
 	tx := newLedger()
 	if a := admit(t, rails(t, off), tx, request(1, func(r *decide.Request) { r.Decision.Scope, r.Group = acct("a"), 5 })); a.Verdict != staunch.VerdictContain || len(tx.asked) > 0 {
 		t.Errorf("everything off: %+v, asked %v", a, tx.asked)

@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,8 +14,10 @@ import (
 const runOutAfter = 25 * time.Hour
 
 // RunningOut returns the prefixes of the caps that count within a time, and are
-// of no use once it is over: those of hours and of breakers' windows.
-func RunningOut() []string { return []string{"hour/", "trip/"} }
+// of no use once it is over: those of hours and of the windows.
+func RunningOut() []string {
+	return []string{"canary/", "had/", "hour/", "identities/", "seen/", "trip/"}
+}
 
 // RanOut reports whether a cap's time has been over for so long that nobody
 // reserves a place of it any more. What it cannot read stays.
@@ -23,11 +26,12 @@ func (g *Guardrails) RanOut(name string, now staunch.Time) bool {
 	if i < 0 {
 		return false
 	}
+	windowed := func(p string) bool { return p != "hour/" && strings.HasPrefix(name, p) }
 	switch {
 	case strings.HasPrefix(name, "hour/"):
 		at, err := time.Parse("2006-01-02T15", name[i+1:])
 		return err == nil && now.Std().Sub(at) > time.Hour+runOutAfter
-	case strings.HasPrefix(name, "trip/"):
+	case slices.ContainsFunc(RunningOut(), windowed):
 		n, err := strconv.ParseInt(name[i+1:], 10, 64)
 		if err != nil {
 			return false

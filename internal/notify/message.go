@@ -313,7 +313,7 @@ func MessageOf(event string, c staunch.Containment, steps []staunch.Step, now st
 // held says what is in force, an effect a line.
 func held(c staunch.Containment, steps []staunch.Step) []string {
 	var out []string
-	if c.Phase.Open() && c.Phase != staunch.PhaseApproval && c.Stage >= 0 && c.Stage < len(c.Playbook.Stages) {
+	if c.Phase.Open() && !c.Phase.Idle() && c.Stage >= 0 && c.Stage < len(c.Playbook.Stages) {
 		if deny := c.Playbook.Stages[c.Stage].Deny; len(deny) > 0 {
 			out = append(out, "guard denies "+strings.Join(deny, ", "))
 		}
@@ -353,7 +353,13 @@ func howTo(kind Kind, c staunch.Containment, steps []staunch.Step) string {
 	case kind == KindReleased || c.Phase == staunch.PhaseReleased:
 		return ""
 	case c.Phase == staunch.PhaseApproval:
-		return "staunch show " + c.ID + "\nNothing is done until someone approves it."
+		who := "someone approves it"
+		if a := c.Asked; a != nil && a.Persons > 1 {
+			who = fmt.Sprintf("%d people approve it; %d did", a.Persons, len(c.Approvals))
+		}
+		return "staunch show " + c.ID + "\nNothing is done until " + who + "."
+	case c.Phase == staunch.PhaseWaiting:
+		return "staunch show " + c.ID + "\nNothing is done until " + c.Canary + " is proven, or " + c.WaitEnds.String() + "."
 	}
 	out := "staunch release " + c.ID
 	if c.Phase == staunch.PhaseWindow {

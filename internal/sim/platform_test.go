@@ -201,8 +201,8 @@ func (c wire) check(what string, in staunch.Intent) {
 		if err != nil {
 			return err
 		}
-		if con.Phase == staunch.PhaseApproval {
-			w.wrong("I7: %s of %s for %s, which waits for approval", what, in.Target, con.ID)
+		if con.Phase.Idle() {
+			w.wrong("I7: %s of %s for %s, which waits (%s)", what, in.Target, con.ID, con.Phase)
 		}
 		if !h.Active() || what == "revert" && h.State != staunch.HoldReleasing {
 			// Another node may have gone on while this one was held up; then its

@@ -256,7 +256,11 @@ func (w *world) turn(what string) {
 		case "extend":
 			_, err = n.engine.Extend(tx, id, by, d)
 		default:
-			_, err = n.engine.Approve(tx, id, by, con.Scope.Hash())
+			hash := ""
+			if con.Asked != nil {
+				hash = con.Asked.Hash
+			}
+			_, err = n.engine.Approve(tx, id, by, con.Scope.Hash(), hash)
 		}
 		return err
 	})
@@ -357,8 +361,10 @@ func (w *world) resting(c contain.Case) bool {
 			}
 		}
 		return !con.Replan
-	case staunch.PhaseReleased, staunch.PhaseApproval:
+	case staunch.PhaseReleased:
 		return true
+	case staunch.PhaseApproval:
+		return con.Asked != nil
 	}
 	return false
 }

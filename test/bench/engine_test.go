@@ -62,6 +62,12 @@ limits:
   trip_connector: -1
   trip_global: -1
   min_healthy: -1
+  restrict: {limit: -1}
+  isolate: {limit: -1}
+  revoke: {limit: -1}
+  identities: {limit: -1}
+  canary_after: -1
+  group_share: -1
 `
 
 	detectorMapping = `v: 1

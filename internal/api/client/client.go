@@ -396,9 +396,9 @@ func (c *Client) Extend(ctx context.Context, id string, by time.Duration) (api.C
 	return c.change(ctx, id, "/extend", api.ExtendRequest{By: staunch.Duration(by)})
 }
 
-// Approve lets a containment go on, under the scope with that hash.
-func (c *Client) Approve(ctx context.Context, id, scopeHash string) (api.Changed, error) {
-	return c.change(ctx, id, "/approve", api.ApproveRequest{ScopeHash: scopeHash})
+// Approve approves a containment, under the scope and the plan with those hashes.
+func (c *Client) Approve(ctx context.Context, id, scopeHash, planHash string) (api.Changed, error) {
+	return c.change(ctx, id, "/approve", api.ApproveRequest{ScopeHash: scopeHash, PlanHash: planHash})
 }
 
 // Signals lists signals, newest first.
@@ -516,6 +516,11 @@ func (c *Client) Drill(ctx context.Context, id string) (api.DrillStory, error) {
 // RunDrill begins the configured exercise of that name.
 func (c *Client) RunDrill(ctx context.Context, name string) (api.DrillStory, error) {
 	return post[api.DrillStory](ctx, c, "/v1/drills", api.DrillRequest{Name: name})
+}
+
+// ReportHealth reports how many of a group are healthy.
+func (c *Client) ReportHealth(ctx context.Context, h api.GroupHealth) (api.GroupHealthKept, error) {
+	return post[api.GroupHealthKept](ctx, c, "/v1/groups/health", h)
 }
 
 // Verify checks the record log on the server.

@@ -27,7 +27,13 @@ type judged struct {
 // returns how many decisions were new. drill is the exercise that accused it, nil
 // for none: what is an exercise's and what is real are never weighed together.
 func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, drill *Drill, now staunch.Time) (int, error) {
-	all, err := p.candidates(tx, known, b, accused, drill, now)
+	return p.decideBy(tx, known, b, accused, drill, now, nil)
+}
+
+// decideBy is decide by the signals that are heard alone, nil is by all. Where not
+// all are, only what contains is stored: the decision by all says the rest.
+func (p *Pipeline) decideBy(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, drill *Drill, now staunch.Time, heard func(staunch.Signal) bool) (int, error) {
+	all, err := p.candidates(tx, known, b, accused, drill, now, heard)
 	if err != nil || len(all) == 0 {
 		return 0, err
 	}
@@ -63,12 +69,26 @@ func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch
 		// decision for each of a hammering thief's calls would say nothing more.
 		return 0, nil
 	}
+	if heard != nil && d.Verdict != staunch.VerdictContain {
+		return 0, nil
+	}
 	if nothingNew, err := p.nothingNew(tx, d, now); err != nil || nothingNew {
 		return 0, err
 	}
-	opened, err := p.act(tx, b, &d, j, drill, now)
+	opened, open, err := p.act(tx, b, &d, j, drill, now)
 	if err != nil {
 		return 0, err
+	}
+	if heard != nil && opened == nil {
+		return 0, nil
+	}
+	if len(open) > 0 && heard == nil {
+		// A forger must not be able to shield somebody by accusing them, too.
+		if others := decide.Heard(open); others != nil {
+			if n, err := p.decideBy(tx, known, b, accused, drill, now, others); n > 0 || err != nil {
+				return n, err
+			}
+		}
 	}
 	if _, err := tx.PutDecision(d); err != nil {
 		return 0, err
@@ -112,8 +132,8 @@ func (p *Pipeline) decide(tx store.Tx, known knowing, b *Bundle, accused staunch
 
 // candidates judges the accused ref and everything that it belongs to: what is
 // too little against one session may be enough against its account.
-func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, drill *Drill, now staunch.Time) ([]*judged, error) {
-	first, err := p.judge(tx, known, b, accused, drill.id(), now)
+func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused staunch.Ref, drill *Drill, now staunch.Time, heard func(staunch.Signal) bool) ([]*judged, error) {
+	first, err := p.judge(tx, known, b, accused, drill.id(), now, heard)
 	if err != nil || first == nil {
 		return nil, err
 	}
@@ -125,7 +145,7 @@ func (p *Pipeline) candidates(tx store.Tx, known knowing, b *Bundle, accused sta
 		if !drill.may(up) {
 			continue
 		}
-		j, err := p.judge(tx, known, b, up, drill.id(), now)
+		j, err := p.judge(tx, known, b, up, drill.id(), now, heard)
 		if err != nil {
 			return nil, err
 		}
@@ -230,20 +250,23 @@ func (s settledTimes) at(ref staunch.Ref) (staunch.Time, error) {
 
 // judge gathers the evidence against a ref and asks policy. It returns nil
 // where there is none. known reads from r; drill is the exercise whose evidence
-// counts, "" for the real.
-func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, drill string, now staunch.Time) (*judged, error) {
+// counts, "" for the real, and heard, when given, says which of it.
+func (p *Pipeline) judge(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, drill string, now staunch.Time, heard func(staunch.Signal) bool) (*judged, error) {
+	if heard != nil {
+		return p.judgeAnew(r, known, b, ref, drill, now, heard)
+	}
 	who := judgedFor{ref, drill}
 	if j, ok := known.judged[who]; ok {
 		return j, nil
 	}
-	j, err := p.judgeAnew(r, known, b, ref, drill, now)
+	j, err := p.judgeAnew(r, known, b, ref, drill, now, nil)
 	if err == nil {
 		known.judged[who] = j
 	}
 	return j, err
 }
 
-func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, drill string, now staunch.Time) (*judged, error) {
+func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staunch.Ref, drill string, now staunch.Time, heard func(staunch.Signal) bool) (*judged, error) {
 	res, err := p.opt.Inventory.Resolve(known, ref, now)
 	if err != nil {
 		return nil, err
@@ -284,8 +307,8 @@ func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staun
 	var evidence []decide.Evidence
 	for _, s := range signals {
 		m, ok := below[s.Accused]
-		if !ok {
-			continue // one too many
+		if !ok || heard != nil && !heard(*s) { // one too many, or not heard
+			continue
 		}
 		at, err := known.settled.at(s.Accused)
 		if err != nil {
@@ -340,57 +363,62 @@ func decision(b *Bundle, j *judged, now staunch.Time) (staunch.Decision, error) 
 	}, nil
 }
 
-// act passes a decision by the guardrails and opens or raises the case.
-func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j *judged, drill *Drill, now staunch.Time) (*staunch.Containment, error) {
+// act passes a decision by the guardrails and opens or raises the case, or returns
+// the breakers that are in the way.
+func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j *judged, drill *Drill, now staunch.Time) (_ *staunch.Containment, breakers []string, _ error) {
 	if d.Verdict != staunch.VerdictContain && d.Verdict != staunch.VerdictApproval {
-		return nil, nil
+		return nil, nil, nil
 	}
 	res := j.res
 	if d.Scope != res.Ref {
 		var err error
 		if res, err = p.opt.Inventory.Resolve(tx, d.Scope, now); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	open, err := tx.OpenContainments(res.Names)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	raise := slices.ContainsFunc(open, func(c staunch.Containment) bool {
-		return c.Phase != staunch.PhaseReleasing && c.Phase != staunch.PhaseApproval
-	})
+	raise := false
+	var have []string
+	for _, c := range open {
+		if c.Phase != staunch.PhaseReleasing && c.Phase != staunch.PhaseApproval {
+			raise, have = true, append(have, c.Caps...)
+		}
+	}
 	playbook := j.outcome.Playbook
 	if drill != nil {
 		if why := drill.refuses(d.Scope, open); why != "" {
 			d.Verdict = staunch.VerdictProtected
 			d.Reasons = append(d.Reasons, why)
-			return nil, nil
+			return nil, nil, nil
 		}
 		playbook.Derived, playbook.Widest = false, d.Scope.Kind
-		raise = true // an exercise takes nobody's place
 	}
 	a, err := p.rails.Load().Admit(tx, decide.Request{
-		Decision: *d, Resolution: res, Origin: staunch.OriginPolicy, Own: p.own(), Raise: raise,
+		Decision: *d, Resolution: res, Origin: staunch.OriginPolicy, Own: p.own(), Raise: raise, Have: have, Exercise: drill != nil,
 		Group: b.Groups.Size(res.Identity), Now: now,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	d.Verdict = a.Verdict
 	d.Reasons = append(d.Reasons, a.Reasons...)
 	if d.Verdict != staunch.VerdictContain && d.Verdict != staunch.VerdictApproval {
-		return nil, nil
+		return nil, a.Open, nil
 	}
 	o, err := p.opt.Cases.Open(tx, contain.OpenRequest{
 		Subject: d.Scope, Resolution: res, Origin: staunch.OriginPolicy, Opener: d.ID, Decision: d.ID, Tier: d.Tier,
 		Playbook: playbook, Reasons: d.Reasons, Caps: a.Caps, Notify: d.Notify,
 		Since: since(j.evidence), Approval: d.Verdict == staunch.VerdictApproval, Drill: drill.id(),
+		Causes: a.Causes, Follows: a.Follows, Window: a.Window, Wait: a.Wait,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	d.Containment = o.Containment.ID
-	return &o.Containment, nil
+	return &o.Containment, nil, nil
 }
 
 // refuses says why the exercise may not contain the scope, with the cases that are
@@ -429,7 +457,7 @@ func since(evidence []decide.Evidence) staunch.Time {
 // Judge says what policy makes of a ref now, and of what input, without deciding
 // anything. Without evidence the outcome is to observe.
 func (p *Pipeline) Judge(r store.Reader, ref staunch.Ref) (decide.Assessment, decide.Outcome, decide.Input, error) {
-	j, err := p.judge(r, knowingOf(r), p.Bundle(), ref, "", staunch.TimeOf(p.opt.Clock.Now()))
+	j, err := p.judge(r, knowingOf(r), p.Bundle(), ref, "", staunch.TimeOf(p.opt.Clock.Now()), nil)
 	if err != nil || j == nil {
 		return decide.Assessment{Subject: ref}, decide.Outcome{V: staunch.Version, Scope: ref, Verdict: staunch.VerdictObserve}, decide.Input{}, err
 	}

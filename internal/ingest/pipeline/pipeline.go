@@ -534,7 +534,7 @@ func (p *Pipeline) refused(tx store.Tx, it *item) (bool, error) {
 		return false, err
 	}
 	for _, c := range cases {
-		if c.Phase != staunch.PhaseApproval && c.Opened <= it.event.Time {
+		if !c.Phase.Idle() && c.Opened <= it.event.Time {
 			return true, nil
 		}
 	}

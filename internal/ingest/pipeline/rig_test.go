@@ -406,7 +406,8 @@ func (r *rig) open(dir string, options ...option) *rig {
 		},
 		Observe: func(d staunch.Decision) { r.observed = append(r.observed, d) },
 	}
-	var limits decide.Limits
+	// Most tests are about other things than how many at once.
+	limits := decide.Limits{Identities: decide.Places{Limit: -1}, CanaryAfter: -1}
 	for _, o := range options {
 		o(r, &limits)
 	}
