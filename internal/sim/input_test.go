@@ -223,7 +223,7 @@ func (w *world) permuted() {
 }
 
 // permutedEvery is in which of the stories I13 is looked at.
-const permutedEvery = 4
+const permutedEvery = 8
 
 type at time.Time
 
@@ -243,6 +243,7 @@ func (w *world) delivered(batches [][]string, refs []staunch.Ref) map[string]str
 		}
 		engine, err := contain.New(contain.Options{
 			Store: st, Sealer: sealer{}, Guard: &sink{holds: map[string]staunch.Hold{}}, Lineage: lineage{inv}, Clock: clock, Protected: protected,
+			Queue: 1024,
 		})
 		if err != nil {
 			return err

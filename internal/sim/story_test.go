@@ -347,11 +347,27 @@ func (w *world) busy(done func(contain.Case) bool) string {
 	return b.String()
 }
 
+// quiet reports whether all cases are done.
+func (w *world) quiet(done func(contain.Case) bool) bool {
+	all := true
+	for _, id := range w.cases() {
+		w.must(w.view(func(r store.Reader) error {
+			c, err := contain.ReadCase(r, id)
+			all = all && err == nil && done(c)
+			return err
+		}))
+		if !all {
+			break
+		}
+	}
+	return all
+}
+
 // settle goes on until every case is done.
 func (w *world) settle(what string, done func(contain.Case) bool) bool {
 	for range 400 {
 		w.loop(w.up(), w.steady.Add(10*time.Second))
-		if w.busy(done) == "" {
+		if w.quiet(done) {
 			return true
 		}
 		if w.actions >= maxActions {
@@ -410,7 +426,11 @@ func (w *world) end() {
 		return
 	}
 	w.invariants(false)
+	over := func(c contain.Case) bool { return c.Containment.Phase == staunch.PhaseReleased }
 	for range 4 {
+		if w.quiet(over) {
+			break
+		}
 		for _, id := range w.cases() {
 			w.request("release "+id, func(n *node, tx store.Tx) error {
 				_, err := n.engine.Release(tx, id, staunch.Release{Reason: "over", By: "alice", Revive: true})
@@ -424,7 +444,7 @@ func (w *world) end() {
 			return
 		}
 	}
-	if w.settle("released", func(c contain.Case) bool { return c.Containment.Phase == staunch.PhaseReleased }) {
+	if w.settle("released", over) {
 		w.invariants(true)
 		w.permuted()
 	}

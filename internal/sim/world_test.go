@@ -301,7 +301,7 @@ func (n *node) start() {
 	engine, err := contain.New(contain.Options{
 		Store: n.store, Connectors: map[string]connector.Connector{realm: wire{fake, fake, fake, w, n}}, Sealer: sealer{}, Guard: n.guard,
 		Lineage: lineage{inv}, Teller: teller{}, Clock: n, Steady: trueClock{w}.Now, Node: n.name, Readers: 1,
-		CallTimeout: callTimeout, Protected: protected, Log: logged, Admit: n.admit,
+		CallTimeout: callTimeout, Protected: protected, Log: logged, Admit: n.admit, Queue: 1024,
 	})
 	if err != nil {
 		w.wrong("making an engine: %v", err)

@@ -331,7 +331,7 @@ func listed[T any](r *reader, what, table string, p store.Page, when func(T) sta
 			return false
 		}
 		if keep == nil || keep(*v) {
-			out = append(out, *owned(*v))
+			out = append(out, *owned(*v, false))
 		}
 		return len(out) < pageOf(p)
 	})
@@ -412,7 +412,7 @@ func (r *reader) Plans(containment string) ([]staunch.Plan, error) {
 	}
 	out := make([]staunch.Plan, len(list))
 	for i, p := range list {
-		out[i] = *owned(*p)
+		out[i] = *owned(*p, false)
 	}
 	return out, nil
 }
@@ -423,9 +423,9 @@ func (r *reader) Steps(containment string) ([]staunch.Step, error) {
 		return nil, err
 	}
 	out := []staunch.Step{}
-	if err := r.scan(key("step of", containment), "", func(rest string, _ *row) bool {
+	if err := r.scan(key("step of", containment), "", func(_ string, w *row) bool {
 		var s staunch.Step
-		if s, err = r.Step(rest); err == nil {
+		if s, err = decode[staunch.Step](w); err == nil {
 			out = append(out, s)
 		}
 		return err == nil
@@ -480,6 +480,9 @@ func (r *reader) HoldsClaimedBy(containment string) ([]staunch.Hold, error) {
 }
 
 func (r *reader) HoldsAfter(plane staunch.Plane, seq int64, limit int) ([]staunch.Hold, error) {
+	if last, err := r.HoldSeq(); err != nil || seq >= last {
+		return []staunch.Hold{}, err // most often nothing is new
+	}
 	return r.holds(key("hold at", string(plane)), number(seq+1), limitOf(limit))
 }
 
@@ -497,12 +500,13 @@ func (r *reader) HoldSeq() (int64, error) {
 func (r *reader) DueTimers(now staunch.Time, limit int) ([]store.Timer, error) {
 	out := []store.Timer{}
 	var bad error
-	err := r.scan("timer at", "", func(rest string, _ *row) bool {
-		if rest > key(at(now), "\xff") {
+	until := key(at(now), "\xff")
+	err := r.scan("timer at", "", func(rest string, w *row) bool {
+		if rest > until {
 			return false
 		}
 		var t store.Timer
-		if t, bad = one[store.Timer](r, "timer", "timer", last(rest)); bad != nil {
+		if t, bad = decode[store.Timer](w); bad != nil {
 			return false
 		}
 		out = append(out, t)

@@ -26,7 +26,7 @@ var nothing = new(row)
 func rowOf[T any](t *tx, v T) (*row, error) {
 	w := new(row)
 	if t.values {
-		w.value.Store(owned(v))
+		w.value.Store(owned(v, true))
 		return w, nil
 	}
 	var err error
@@ -62,20 +62,21 @@ func decode[T any](w *row) (T, error) {
 	if copierOf(reflect.TypeFor[T]()) == nil {
 		return *v, nil
 	}
-	return *owned(*v), nil
+	return *owned(*v, false), nil
 }
 
-// owned gives a value slices, maps and things pointed to of its own.
-func owned[T any](v T) *T {
+// owned gives a value slices, maps and things pointed to of its own. Bytes, which
+// nobody changes in place once they are stored, are its own only where asked.
+func owned[T any](v T, bytes bool) *T {
 	if own := copierOf(reflect.TypeFor[T]()); own != nil {
-		own(reflect.ValueOf(&v).Elem())
+		own(reflect.ValueOf(&v).Elem(), bytes)
 	}
 	return &v
 }
 
 // copier gives a value that can be set slices, maps and things pointed to of its
 // own.
-type copier func(reflect.Value)
+type copier func(v reflect.Value, bytes bool)
 
 // copiers has the copiers by type, nil where there is nothing to copy. It follows
 // from the types alone.
@@ -94,32 +95,36 @@ func newCopier(t reflect.Type) copier {
 	switch t.Kind() {
 	case reflect.Slice:
 		if t.Elem().Kind() == reflect.Uint8 {
-			return func(v reflect.Value) { v.SetBytes(bytes.Clone(v.Bytes())) }
+			return func(v reflect.Value, own bool) {
+				if own {
+					v.SetBytes(bytes.Clone(v.Bytes()))
+				}
+			}
 		}
 		each := copierOf(t.Elem())
-		return func(v reflect.Value) {
-			if v.IsNil() {
+		return func(v reflect.Value, bytes bool) {
+			if v.Len() == 0 {
 				return
 			}
 			own := reflect.MakeSlice(t, v.Len(), v.Len())
 			reflect.Copy(own, v)
 			if each != nil {
 				for i := range own.Len() {
-					each(own.Index(i))
+					each(own.Index(i), bytes)
 				}
 			}
 			v.Set(own)
 		}
 	case reflect.Pointer:
 		target := copierOf(t.Elem())
-		return func(v reflect.Value) {
+		return func(v reflect.Value, bytes bool) {
 			if v.IsNil() {
 				return
 			}
 			own := reflect.New(t.Elem())
 			own.Elem().Set(v.Elem())
 			if target != nil {
-				target(own.Elem())
+				target(own.Elem(), bytes)
 			}
 			v.Set(own)
 		}
@@ -133,12 +138,12 @@ func newCopier(t reflect.Type) copier {
 
 func mapCopier(t reflect.Type) copier {
 	if t == reflect.TypeFor[map[string]string]() {
-		return func(v reflect.Value) {
+		return func(v reflect.Value, bytes bool) {
 			v.Set(reflect.ValueOf(maps.Clone(v.Interface().(map[string]string))))
 		}
 	}
 	each := copierOf(t.Elem())
-	return func(v reflect.Value) {
+	return func(v reflect.Value, bytes bool) {
 		if v.IsNil() {
 			return
 		}
@@ -147,7 +152,7 @@ func mapCopier(t reflect.Type) copier {
 			e := reflect.New(t.Elem()).Elem()
 			e.Set(it.Value())
 			if each != nil {
-				each(e)
+				each(e, bytes)
 			}
 			own.SetMapIndex(it.Key(), e)
 		}
@@ -171,9 +176,9 @@ func structCopier(t reflect.Type) copier {
 	if fields == nil {
 		return nil
 	}
-	return func(v reflect.Value) {
+	return func(v reflect.Value, bytes bool) {
 		for _, f := range fields {
-			f.own(v.Field(f.at))
+			f.own(v.Field(f.at), bytes)
 		}
 	}
 }

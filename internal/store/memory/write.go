@@ -250,7 +250,11 @@ func (t *tx) PutStep(s staunch.Step) error {
 			return err
 		}
 	}
-	return errors.Join(put(t, s, "step", s.ID), t.set(nil, "step of", s.Containment, s.ID))
+	w, err := rowOf(t, s)
+	if err != nil {
+		return err
+	}
+	return errors.Join(t.setRow(w, "step", s.ID), t.setRow(w, "step of", s.Containment, s.ID))
 }
 
 func (t *tx) PutHold(h staunch.Hold) (staunch.Hold, error) {
@@ -307,7 +311,11 @@ func (t *tx) PutTimer(m store.Timer) error {
 	if err := t.DeleteTimer(m.ID); err != nil {
 		return err
 	}
-	return errors.Join(put(t, m, "timer", m.ID), t.set(nil, "timer at", at(m.Due), m.ID))
+	w, err := rowOf(t, m)
+	if err != nil {
+		return err
+	}
+	return errors.Join(t.setRow(w, "timer", m.ID), t.setRow(w, "timer at", at(m.Due), m.ID))
 }
 
 func (t *tx) DeleteTimer(id string) error {
