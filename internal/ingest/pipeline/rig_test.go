@@ -281,6 +281,8 @@ func (teller) DecisionNotices(d staunch.Decision, now staunch.Time) []store.Noti
 type rig struct {
 	t        testing.TB
 	path     string // of the database
+	postgres string // its DSN, where it is no SQLite
+	fault    func(statement string) error
 	clock    *clock
 	platform *connectortest.FakePlatform
 	keys     *seal.Keyring
@@ -394,7 +396,12 @@ func (r *rig) open(dir string, options ...option) *rig {
 		t.Fatal(err)
 	}
 	r.path = filepath.Join(dir, "db")
-	st, err := sqlstore.OpenSQLite(context.Background(), r.path, sqlstore.Options{Chain: chain})
+	var st store.Store
+	if o := (sqlstore.Options{Chain: chain, Fault: r.fault}); r.postgres == "" {
+		st, err = sqlstore.OpenSQLite(context.Background(), r.path, o)
+	} else {
+		st, err = sqlstore.OpenPostgres(context.Background(), staunch.NewSecret(r.postgres), o)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
