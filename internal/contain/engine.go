@@ -674,6 +674,10 @@ func (e *Engine) step(ctx context.Context, id string, j *job) (staunch.Time, err
 			still := c
 			still.Containment.Expires = 0
 			a = Advance(still, e.spec, j.fresh, now)
+			if a.Kind == DoNothing && a.At == 0 {
+				// Its durable timer is due, and would have it looked at every second.
+				a.At = now.Add(maxRetry)
+			}
 		}
 	}
 	if a.Kind == DoNothing {

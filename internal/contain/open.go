@@ -241,7 +241,8 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 		con.Scope.Highest = req.Tier
 		retake(&con, req.Playbook, now)
 	}
-	if freed {
+	switch {
+	case freed:
 		con.Phase = staunch.PhaseOpen
 		con.Caps = req.Caps
 		if e.opt.Admit != nil && len(req.Caps) == 0 {
@@ -252,8 +253,14 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 			}
 			con.Caps = caps
 		}
-	} else if err := giveBack(tx, req.Caps); err != nil { // the open case has its places
-		return Opened{}, err
+	case raised:
+		if err := keepCaps(tx, &con, req.Caps); err != nil {
+			return Opened{}, err
+		}
+	default:
+		if err := giveBack(tx, req.Caps); err != nil { // the open case has its places
+			return Opened{}, err
+		}
 	}
 	raised = raised || freed
 	if raised {
@@ -280,6 +287,21 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 	id := con.ID
 	tx.OnCommit(func() { e.Kick(id) })
 	return Opened{Containment: con, Raised: raised}, nil
+}
+
+// keepCaps adds the places that a raise took to those of the case, and gives back
+// what the case has already.
+func keepCaps(tx store.Tx, con *staunch.Containment, caps []string) error {
+	var twice []string
+	con.Caps = slices.Clone(con.Caps)
+	for _, c := range caps {
+		if slices.Contains(con.Caps, c) {
+			twice = append(twice, c)
+		} else {
+			con.Caps = append(con.Caps, c)
+		}
+	}
+	return giveBack(tx, twice)
 }
 
 func giveBack(tx store.Tx, caps []string) error {

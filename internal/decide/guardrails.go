@@ -201,8 +201,10 @@ type Request struct {
 	// Own has the engine's own accounts and credentials.
 	Own []staunch.Ref
 	// Raise says that an open containment is raised: it has its places already,
-	// and is not counted again.
+	// but for its group's, which a higher tier may take, and is not counted again.
+	// Have names those that it has.
 	Raise bool
+	Have  []string
 	// Group is how many identities of the same environment and purpose are
 	// declared, this one included; 0 when it is not known.
 	Group int
@@ -260,10 +262,13 @@ func (g *Guardrails) Admit(tx Tx, r Request) (Admission, error) {
 			return a, nil
 		}
 	}
+	demands := g.demands(r, sources, rules, automatic)
 	if r.Raise {
-		return a, nil
+		demands = slices.DeleteFunc(demands, func(d demand) bool {
+			return !strings.HasPrefix(d.name, "group/") || slices.Contains(r.Have, d.name)
+		})
 	}
-	return g.reserve(tx, r, g.demands(r, sources, rules, automatic))
+	return g.reserve(tx, r, demands)
 }
 
 // protects says why the decision's scope may not be touched.

@@ -43,6 +43,7 @@ type world struct {
 	steady   time.Time
 	begun    time.Time // when the story began
 	encoded  bool      // the rows are
+	crowd    int       // the share of records that are of workers, in percent
 	db       *memory.DB
 	judge    *memory.Store
 	platform *connectortest.FakePlatform
@@ -179,6 +180,7 @@ func newWorld(f *fixed, seed uint64, encoded bool, told func(string)) *world {
 		before: map[staunch.Target]stale{}, minted: map[staunch.Ref]bool{}, third: map[string]int{}, told: told,
 	}
 	w.begun = w.steady
+	w.crowd = []int{10, 10, 25, 80}[w.rng.IntN(4)]
 	w.db = memory.New(memory.Options{Clock: trueClock{w}, Chain: f.chain, Values: !encoded, Before: w.commitBefore, After: w.commitAfter})
 	w.judge = w.db.Open("judge")
 	w.platform = connectortest.NewFakePlatform(trueClock{w})
@@ -578,7 +580,7 @@ func (w *world) makeRecord(op string) *posted {
 	switch {
 	case w.happens(5):
 		user = vip + "-one"
-	case w.happens(25):
+	case w.happens(w.crowd):
 		user = workers[w.rng.IntN(len(workers))]
 	}
 	at := w.steady

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"github.com/staunch-project/staunch/internal/api/client"
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -156,8 +158,9 @@ ocsf:
         src_endpoint: {ip: client_ip}
 `
 
-// estateRules is how many rules there are; an operation takes%d matches one each.
-const estateRules = 8
+// estateRules is how many rules there are of each level: operation seenN is high,
+// takenN critical.
+const estateRules = 4
 
 // newEstate makes a node in a folder for so many subjects, with more of a
 // configuration.
@@ -177,12 +180,16 @@ func newEstate(t *testing.T, bin, dir string, subjects int, more string) *estate
 		fmt.Fprintf(&ids, "  - {name: service-%d, kind: service, owner: team-%d, environment: test, tier: 2, tolerance: normal, accounts: [\"account:%s:client-id:%s\"]}\n",
 			i, i%40, estateRealm, s.client)
 	}
-	for i := range estateRules {
+	for i := range 2 * estateRules {
+		op, level := "seen", "high"
+		if i >= estateRules {
+			op, level = "taken", "critical"
+		}
 		if i > 0 {
 			rules.WriteString("---\n")
 		}
-		fmt.Fprintf(&rules, "title: A token taken %[1]d\nid: %08[1]d-0000-4000-8000-000000000000\nlevel: critical\nstatus: stable\n"+
-			"logsource: {product: estate, service: access}\ndetection: {s: {op: taken%[1]d}, condition: s}\naccuse: [credential]\n", i)
+		fmt.Fprintf(&rules, "title: A token %[1]s %[2]d\nid: %08[2]d-0000-4000-8000-000000000000\nlevel: %[3]s\nstatus: stable\n"+
+			"logsource: {product: estate, service: access}\ndetection: {s: {op: %[1]s%[4]d}, condition: s}\naccuse: [credential]\n", op, i, level, i%estateRules)
 	}
 	text := strings.NewReplacer("@LISTEN@", e.addr, "@REALM@", estateRealm, "@AUTH@", e.auth.URL).Replace(estateConfig)
 	for _, s := range estateSources {
@@ -209,10 +216,31 @@ func newEstate(t *testing.T, bin, dir string, subjects int, more string) *estate
 	return e
 }
 
-// accusation is a record by which a source accuses a subject.
+// raised are limits for who wants very many contained.
+func raised() string {
+	var b strings.Builder
+	b.WriteString("limits:\n")
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[decide.Limits]()) {
+		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		switch {
+		case f.Type == reflect.TypeFor[decide.Places]():
+			fmt.Fprintf(&b, "  %s: {limit: 5000}\n", name)
+		case f.Type.Kind() == reflect.Int && (strings.HasPrefix(name, "trip_") || strings.HasPrefix(name, "hourly_") || strings.HasPrefix(name, "canary_")):
+			fmt.Fprintf(&b, "  %s: 5000\n", name)
+		}
+	}
+	return b.String()
+}
+
+// accusation is a record by which a source accuses a subject, of the highest level
+// or, where it is forged, of the one below.
 func (e *estate) accusation(source string, n int) string {
+	op := "taken"
+	if source == "forged" {
+		op = "seen"
+	}
 	b, err := json.Marshal(map[string]any{
-		"id": fmt.Sprintf("%s-%d", source, n), "time": time.Now().UTC().Format(time.RFC3339Nano), "op": fmt.Sprintf("taken%d", n%estateRules),
+		"id": fmt.Sprintf("%s-%d", source, n), "time": time.Now().UTC().Format(time.RFC3339Nano), "op": fmt.Sprintf("%s%d", op, n%estateRules),
 		"client_id": e.subjects[n].client, "token": e.subjects[n].token, "client_ip": "203.0.113.9",
 	})
 	if err != nil {

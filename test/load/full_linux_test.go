@@ -39,7 +39,7 @@ func TestDiskFull(t *testing.T) {
 	bin, err := binary.Build(t.TempDir())
 	must(t, err)
 	const each = 300
-	e := newEstate(t, bin, dir, 2*each, raised)
+	e := newEstate(t, bin, dir, 2*each, raised())
 	e.start(t)
 	f := &fullDisk{estate: e, file: filepath.Join(data, "ballast"), acked: map[int]bool{}, never: map[int]bool{}}
 	for _, kill := range []bool{false, true} {

@@ -255,11 +255,15 @@ func (p *Pipeline) act(tx store.Tx, b *Bundle, d *staunch.Decision, j judged, no
 	if err != nil {
 		return nil, err
 	}
-	raise := slices.ContainsFunc(open, func(c staunch.Containment) bool {
-		return c.Phase != staunch.PhaseReleasing && c.Phase != staunch.PhaseApproval
-	})
+	raise := false
+	var have []string
+	for _, c := range open {
+		if c.Phase != staunch.PhaseReleasing && c.Phase != staunch.PhaseApproval {
+			raise, have = true, append(have, c.Caps...)
+		}
+	}
 	a, err := p.rails.Load().Admit(tx, decide.Request{
-		Decision: *d, Resolution: res, Origin: staunch.OriginPolicy, Own: p.own(), Raise: raise,
+		Decision: *d, Resolution: res, Origin: staunch.OriginPolicy, Own: p.own(), Raise: raise, Have: have,
 		Group: b.Groups.Size(res.Identity), Now: now,
 	})
 	if err != nil {
