@@ -402,7 +402,7 @@ func (w *world) elsewhere(held *node) {
 // errBusy says that a story does not come to an end.
 var errBusy = errors.New("too many actions")
 
-const maxActions = 20_000
+const maxActions = 100_000
 
 // loop has nodes act until an instant, one action at a time.
 func (w *world) loop(nodes []*node, until time.Time) {

@@ -43,7 +43,7 @@ type Options struct {
 	Clock staunch.Clock
 	Chain store.Chainer
 	// Values keeps what is put as it is, copied, and not encoded: that takes a
-	// fraction of the time, and what a row loses by being encoded, such as a member
+	// fraction of the time, and what encoding refuses or leaves out, such as a member
 	// that has no name there, is not noticed.
 	Values bool
 	// Before decides how a transaction of the node that wrote something ends; After
