@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	deliveries = flag.Int("deliveries", 20_000, "how many records TestDeliveries delivers, most of them again and again")
+	deliveries = flag.Int("deliveries", 10_000, "how many records TestDeliveries delivers, most of them again and again")
 	deliverBy  = flag.Uint64("deliveries-seed", 1, "the seed of TestDeliveries")
 )
 
