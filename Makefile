@@ -23,6 +23,8 @@ SIMARGS       ?=
 # LOADARGS are for load: -rate 5000, -for 2m and others.
 LOADARGS      ?=
 RESTARTS      ?= 100
+# N is how many records deliveries delivers, and how many identities storm accuses.
+N             ?=
 
 .PHONY: help
 help: ## list the targets
@@ -80,6 +82,14 @@ load: ## post 20,000 records a second for ten minutes to the binary with 3,000 r
 restarts: prerequisites ## kill PostgreSQL RESTARTS times under load
 	STAUNCH_REQUIRE_POSTGRES=1 go test -count=1 -timeout 0 -v -run '^TestPostgresRestarts$$' ./test/load -args -restarts $(RESTARTS)
 
+.PHONY: deliveries
+deliveries: ## deliver N records (a million), most of them again and again and in any order, across restarts
+	go test -count=1 -timeout 0 -v -run '^TestDeliveries$$' ./internal/ingest/pipeline -args -deliveries $(or $(N),1000000)
+
+.PHONY: storm
+storm: ## accuse N identities (a thousand), 17 a second, by a forger and in earnest
+	go test -count=1 -timeout 0 -v -run '^TestStorm' ./test/load -args -storm $(or $(N),1000)
+
 .PHONY: prerequisites
 prerequisites: ## install what the tests need, as root; else say what is missing
 	scripts/need.sh gcc postgresql pgaudit
@@ -117,8 +127,9 @@ sim: ## play SEEDS stories of nodes that fail in every way, from SEED on, and ch
 	go test -count=1 -timeout 0 -v -run '^TestStories$$' ./internal/sim -args -seeds $(SEEDS) -seed $(SEED) $(SIMARGS)
 
 .PHONY: test-systems
-test-systems: prerequisites ## tests on Vault and an OpenID provider, built and installed on first use
+test-systems: prerequisites ## tests on Vault and an OpenID provider, built and installed on first use, then ten thousand stories
 	scripts/test-systems.sh
+	$(MAKE) --no-print-directory sim
 
 .PHONY: clean
 clean: ## remove what was built here; caches outside stay

@@ -153,6 +153,10 @@ func problemOf(err error) *Problem {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return newProblem(http.StatusServiceUnavailable, CodeTimeout, "this took too long and was given up").header("Retry-After", "1")
 	}
+	if errors.Is(err, store.ErrFailed) {
+		return newProblem(http.StatusServiceUnavailable, CodeUnavailable, "the store failed").
+			header("Retry-After", "2").hint("nothing was changed; the server's log has the cause under this request id")
+	}
 	switch staunch.ClassOf(err) {
 	case staunch.ClassDenied:
 		return newProblem(http.StatusBadGateway, CodePlatformDenied, "a platform refused our credential").

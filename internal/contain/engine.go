@@ -71,6 +71,9 @@ type Options struct {
 	Node string
 	// Workers bounds the cases worked on at once; 0 gives 32.
 	Workers int
+	// Queue bounds the cases that wait to be looked at; 0 gives 65,536. What does
+	// not find room is found again by a poll.
+	Queue int
 	// Readers bounds the pre-images of one case that are read at once; 0 gives 8.
 	Readers int
 	// CallTimeout bounds one call to a platform; 0 gives 10 s. The lease is
@@ -160,6 +163,9 @@ func New(opt Options) (*Engine, error) {
 	if opt.Workers <= 0 {
 		opt.Workers = 32
 	}
+	if opt.Queue <= 0 {
+		opt.Queue = 64 * 1024
+	}
 	if opt.CallTimeout <= 0 {
 		opt.CallTimeout = 10 * time.Second
 	}
@@ -178,7 +184,7 @@ func New(opt Options) (*Engine, error) {
 	return &Engine{
 		opt:       opt,
 		running:   map[string]*job{},
-		queue:     make(chan string, 64*1024),
+		queue:     make(chan string, opt.Queue),
 		own:       map[staunch.Ref]bool{},
 		timers:    map[string]alarm{},
 		failures:  map[string]int{},
@@ -688,6 +694,10 @@ func (e *Engine) step(ctx context.Context, id string, j *job) (staunch.Time, err
 			still := c
 			still.Containment.Expires = 0
 			a = Advance(still, e.spec, j.fresh, now)
+			if a.Kind == DoNothing && a.At == 0 {
+				// Its durable timer is due, and would have it looked at every second.
+				a.At = now.Add(maxRetry)
+			}
 		}
 	}
 	if a.Kind == DoNothing {

@@ -1078,6 +1078,7 @@ func (e *Engine) diverged(ctx context.Context, c Case, s staunch.Step, why strin
 
 // finish ends a case whose steps are undone: guard holds go, but for those on
 // possibly stolen secrets, caps are given back, and sealed states are shredded.
+// Where something could not be put back, caps and states wait for a person.
 func (e *Engine) finish(tx store.Tx, c Case, con *staunch.Containment, now staunch.Time) error {
 	diverged := ""
 	gone := map[staunch.Ref]bool{} // secrets that nothing brings back
@@ -1100,16 +1101,17 @@ func (e *Engine) finish(tx store.Tx, c Case, con *staunch.Containment, now staun
 			}
 		}
 	}
-	if err := giveBack(tx, con.Caps); err != nil {
-		return err
-	}
-	con.Caps = nil
 	con.Expires, con.WindowEnds, con.Replan = 0, 0, false
 	if diverged != "" {
+		// What it took away is still away, so that it keeps its places.
 		con.Phase = staunch.PhaseStuck
 		con.Trouble = "not everything could be put back: " + diverged
 		return nil
 	}
+	if err := giveBack(tx, con.Caps); err != nil {
+		return err
+	}
+	con.Caps = nil
 	con.Phase = staunch.PhaseReleased
 	con.Trouble = ""
 	var shred []string

@@ -6,6 +6,9 @@
 //
 //	go test ./internal/sim -args -seed 4711 -tell
 //
+// What a story posts it also delivers to an empty database in another order, and
+// some of it twice; and it posts what may change nothing.
+//
 // The package has tests only. `make sim SEEDS=200000` plays many stories, and
 // docs/reliability.md says what they hold.
 //

@@ -16,21 +16,54 @@ import (
 // always holds at every moment.
 func (w *world) always() {
 	w.must(w.view(func(r store.Reader) error {
-		names, err := r.CapsNamed("open/", "", 1000)
+		caps, err := held(r)
+		for _, c := range caps {
+			if c.Used > c.Limit {
+				w.wrong("I4: %d of %d places of %s are taken", c.Used, c.Limit, c.Name)
+			}
+		}
+		return err
+	}))
+	w.healthy()
+}
+
+// held are the caps whose places are given back at a release.
+func held(r store.Reader) ([]store.Cap, error) {
+	var out []store.Cap
+	for _, prefix := range []string{"open/", "group/"} {
+		names, err := r.CapsNamed(prefix, "", 1000)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, name := range names {
 			c, err := r.Cap(name)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			if c.Used > c.Limit {
-				w.wrong("I4: %d of %d places of %s are taken", c.Used, c.Limit, name)
-			}
+			out = append(out, c)
 		}
-		return nil
-	}))
+	}
+	return out, nil
+}
+
+// healthy is I6: of the workers, whom nobody contains by hand, enough are left to
+// work. One that was left as it is, since it could not be put back, is not ours
+// any more.
+func (w *world) healthy() {
+	var down []string
+	for _, name := range workers {
+		if w.third[name] == 0 && !strings.HasPrefix(w.platform.Dump(name), "enabled ") {
+			down = append(down, name)
+		}
+	}
+	if len(down) <= mostWorkers {
+		return
+	}
+	left := w.leftAsIs()
+	down = slices.DeleteFunc(down, func(name string) bool { return left[name] })
+	if len(down) > mostWorkers {
+		w.wrong("I6: of %d workers %v are disabled, at most %d may be:%s", len(workers), down, mostWorkers, w.busy(func(contain.Case) bool { return false }))
+	}
 }
 
 // invariants looks at everything, once all is calm.
@@ -62,18 +95,17 @@ func (w *world) invariants(released bool) {
 			if err := w.caseHolds(r, c, released); err != nil {
 				return err
 			}
+			if err := w.grounds(r, con); err != nil {
+				return err
+			}
 		}
-		names, err := r.CapsNamed("open/", "", 1000)
+		list, err := held(r)
 		if err != nil {
 			return err
 		}
-		for _, name := range names {
-			c, err := r.Cap(name)
-			if err != nil {
-				return err
-			}
-			if c.Used != caps[name] {
-				w.wrong("I4: %d places of %s are taken, the cases have %d", c.Used, name, caps[name])
+		for _, c := range list {
+			if c.Used != caps[c.Name] {
+				w.wrong("I4: %d places of %s are taken, the cases have %d", c.Used, c.Name, caps[c.Name])
 			}
 		}
 		if err := w.planes(r); err != nil {
@@ -83,7 +115,7 @@ func (w *world) invariants(released bool) {
 	}))
 	if released {
 		left := w.leftAsIs()
-		for _, name := range users {
+		for _, name := range slices.Concat(users, workers) {
 			if got := w.platform.Dump(name); w.third[name] == 0 && !left[name] && !strings.HasPrefix(got, "enabled ") {
 				w.wrong("I9: %s was enabled and is %q:%s", name, got, w.busy(func(contain.Case) bool { return false }))
 			}
@@ -186,6 +218,9 @@ func (w *world) caseHolds(r store.Reader, c contain.Case, released bool) error {
 	}
 	if con.Subject == staunch.IdentityRef("books") {
 		roots = append(roots, account("cat"))
+	}
+	if name, ok := strings.CutPrefix(con.Subject.Value, "worker "); ok && con.Subject.Kind == staunch.KindIdentity {
+		roots = append(roots, account(name))
 	}
 	for _, s := range c.Steps {
 		if !slices.Contains(roots, s.Target.Ref) && !w.minted[s.Target.Ref] && !w.under(s.Target.Ref, roots) {

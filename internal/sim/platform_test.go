@@ -204,7 +204,17 @@ func (c wire) check(what string, in staunch.Intent) {
 		if con.Phase.Idle() {
 			w.wrong("I7: %s of %s for %s, which waits (%s)", what, in.Target, con.ID, con.Phase)
 		}
-		if !h.Active() || what == "revert" && h.State != staunch.HoldReleasing {
+		// Of two steps on one hold the first may be given up in an outage while the
+		// second has its last try under way.
+		lastTry := false
+		if h.State == staunch.HoldKept {
+			steps, err := r.Steps(s.Containment)
+			if err != nil {
+				return err
+			}
+			lastTry = slices.ContainsFunc(steps, func(o staunch.Step) bool { return o.Hold == h.ID && o.State == staunch.StepReverting })
+		}
+		if !h.Active() || what == "revert" && h.State != staunch.HoldReleasing && !lastTry {
 			// Another node may have gone on while this one was held up; then its
 			// call is late, as any call may be.
 			if len(w.up()) < 2 {

@@ -20,27 +20,16 @@ import (
 // as often.
 var deeds = []string{
 	"post", "post", "post", "post", "post", "post", "again", "again", "manual", "manual", "release", "release", "release",
-	"clear", "advance", "extend", "approve", "approve", "faults", "calm", "down", "up", "third", "die", "start", "start",
+	"clear", "advance", "extend", "approve", "approve", "bad", "bad", "faults", "calm", "down", "up", "third", "die", "start", "start",
 	"pause", "resume", "resume", "jump", "sleep", "sleep", "sleep", "reset", "checkpoint",
 }
 
 var operations = []string{"idle", "login", "login", "issue", "low", "low", "medium", "medium", "other", "high", "critical"}
 
 // play plays one story and returns what was wrong with it.
-func play(f *fixed, seed uint64, told func(string)) (problems []string, actions int) {
-	w := newWorld(f, seed, told)
-	w.must(w.judge.Update(context.Background(), func(tx store.Tx) error {
-		return errors.Join(
-			tx.PutIdentity(staunch.Identity{
-				V: 1, Name: "robert", Kind: staunch.IdentityHuman, Owner: "it", Environment: "production", Tolerance: staunch.ToleranceNormal, Managed: true,
-				Accounts: []staunch.Ref{account("ann"), account("ben")},
-			}),
-			tx.PutIdentity(staunch.Identity{
-				V: 1, Name: "books", Kind: staunch.IdentityService, Owner: "finance", Environment: "production", Tolerance: staunch.ToleranceStaged, Managed: true,
-				Accounts: []staunch.Ref{account("cat")},
-			}),
-			tx.PutBundle(store.Bundle{Hash: f.bundle.Hash}, true))
-	}))
+func play(f *fixed, seed uint64, encoded bool, told func(string)) (problems []string, actions int) {
+	w := newWorld(f, seed, encoded, told)
+	w.must(w.judge.Update(context.Background(), f.begin))
 	for _, n := range w.nodes {
 		n.start()
 	}
@@ -58,6 +47,41 @@ func play(f *fixed, seed uint64, told func(string)) (problems []string, actions 
 		w.wrong("%v: %s", errBusy, w.busy(func(contain.Case) bool { return false }))
 	}
 	return w.problems, w.actions
+}
+
+// identities are those that are declared. The workers stand in for each other.
+func identities() []staunch.Identity {
+	out := []staunch.Identity{
+		{
+			V: 1, Name: "robert", Kind: staunch.IdentityHuman, Owner: "it", Environment: "production", Tolerance: staunch.ToleranceNormal, Managed: true,
+			Accounts: []staunch.Ref{account("ann"), account("ben")},
+		},
+		{
+			V: 1, Name: "books", Kind: staunch.IdentityService, Owner: "finance", Environment: "production", Tolerance: staunch.ToleranceStaged, Managed: true,
+			Accounts: []staunch.Ref{account("cat")},
+		},
+	}
+	for _, name := range workers {
+		out = append(out, staunch.Identity{
+			V: 1, Name: "worker " + name, Kind: staunch.IdentityWorkload, Environment: "plant", Purpose: "work", Tolerance: staunch.ToleranceNormal, Managed: true,
+			Accounts: []staunch.Ref{account(name)},
+		})
+	}
+	return out
+}
+
+// begin puts what every story begins with.
+func (f *fixed) begin(tx store.Tx) error {
+	err := tx.PutBundle(store.Bundle{Hash: f.bundle.Hash}, true)
+	for _, id := range identities() {
+		err = errors.Join(err, tx.PutIdentity(id))
+	}
+	for _, t := range f.tokens {
+		if t.row.ID != "" {
+			err = errors.Join(err, tx.PutToken(t.row))
+		}
+	}
+	return err
 }
 
 func (w *world) pick() string {
@@ -154,6 +178,8 @@ func (w *world) deed(what string) {
 		})
 	case "checkpoint":
 		w.checkpoint()
+	case "bad":
+		w.bad()
 	}
 	w.loop(w.up(), w.steady.Add([]time.Duration{0, time.Millisecond, 100 * time.Millisecond, time.Second, 10 * time.Second, time.Minute, 20 * time.Minute}[w.rng.IntN(7)]))
 }
@@ -325,11 +351,27 @@ func (w *world) busy(done func(contain.Case) bool) string {
 	return b.String()
 }
 
+// quiet reports whether all cases are done.
+func (w *world) quiet(done func(contain.Case) bool) bool {
+	all := true
+	for _, id := range w.cases() {
+		w.must(w.view(func(r store.Reader) error {
+			c, err := contain.ReadCase(r, id)
+			all = all && err == nil && done(c)
+			return err
+		}))
+		if !all {
+			break
+		}
+	}
+	return all
+}
+
 // settle goes on until every case is done.
 func (w *world) settle(what string, done func(contain.Case) bool) bool {
 	for range 400 {
 		w.loop(w.up(), w.steady.Add(10*time.Second))
-		if w.busy(done) == "" {
+		if w.quiet(done) {
 			return true
 		}
 		if w.actions >= maxActions {
@@ -390,7 +432,11 @@ func (w *world) end() {
 		return
 	}
 	w.invariants(false)
+	over := func(c contain.Case) bool { return c.Containment.Phase == staunch.PhaseReleased }
 	for range 4 {
+		if w.quiet(over) {
+			break
+		}
 		for _, id := range w.cases() {
 			w.request("release "+id, func(n *node, tx store.Tx) error {
 				_, err := n.engine.Release(tx, id, staunch.Release{Reason: "over", By: "alice", Revive: true})
@@ -404,7 +450,8 @@ func (w *world) end() {
 			return
 		}
 	}
-	if w.settle("released", func(c contain.Case) bool { return c.Containment.Phase == staunch.PhaseReleased }) {
+	if w.settle("released", over) {
 		w.invariants(true)
+		w.permuted()
 	}
 }

@@ -29,6 +29,9 @@ type fixed struct {
 	source *pipeline.Source
 	chain  *record.Chain
 	rails  *decide.Guardrails
+	// open are guardrails that let everything through.
+	open   *decide.Guardrails
+	tokens map[string]token
 }
 
 // world is one story.
@@ -38,6 +41,9 @@ type world struct {
 	rng  *rand.Rand
 	// steady is the time that really is; the database and the platform go by it.
 	steady   time.Time
+	begun    time.Time // when the story began
+	encoded  bool      // the rows are
+	crowd    int       // the share of records that are of workers, in percent
 	db       *memory.DB
 	judge    *memory.Store
 	platform *connectortest.FakePlatform
@@ -160,17 +166,25 @@ func (teller) DecisionNotices(d staunch.Decision, now staunch.Time) []store.Noti
 	return []store.Notice{{ID: "not/" + d.ID, Channel: "sim", About: d.ID, Body: []byte(d.Verdict), Made: now, Due: now}}
 }
 
-var users = []string{"ann", "ben", "cat"}
+var (
+	users = []string{"ann", "ben", "cat"}
+	// workers are a group, half of which has to stay healthy.
+	workers = []string{"wim", "wes", "win", "wyn"}
+)
 
-func newWorld(f *fixed, seed uint64, told func(string)) *world {
+const mostWorkers = 2
+
+func newWorld(f *fixed, seed uint64, encoded bool, told func(string)) *world {
 	w := &world{
-		fixed: f, seed: seed, rng: rand.New(rand.NewPCG(seed, 17)), steady: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
+		fixed: f, seed: seed, encoded: encoded, rng: rand.New(rand.NewPCG(seed, 17)), steady: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
 		before: map[staunch.Target]stale{}, minted: map[staunch.Ref]bool{}, third: map[string]int{}, told: told,
 	}
-	w.db = memory.New(memory.Options{Clock: trueClock{w}, Chain: f.chain, Before: w.commitBefore, After: w.commitAfter})
+	w.begun = w.steady
+	w.crowd = []int{10, 10, 25, 80}[w.rng.IntN(4)]
+	w.db = memory.New(memory.Options{Clock: trueClock{w}, Chain: f.chain, Values: !encoded, Before: w.commitBefore, After: w.commitAfter})
 	w.judge = w.db.Open("judge")
 	w.platform = connectortest.NewFakePlatform(trueClock{w})
-	for _, name := range append([]string{vip + "-one", connectortest.FakeOwn}, users...) {
+	for _, name := range slices.Concat([]string{vip + "-one", connectortest.FakeOwn}, users, workers) {
 		w.platform.AddAccount(name)
 	}
 	for i := range 1 + w.rng.IntN(3) {
@@ -289,7 +303,7 @@ func (n *node) start() {
 	engine, err := contain.New(contain.Options{
 		Store: n.store, Connectors: map[string]connector.Connector{realm: wire{fake, fake, fake, w, n}}, Sealer: sealer{}, Guard: n.guard,
 		Lineage: lineage{inv}, Teller: teller{}, Clock: n, Steady: trueClock{w}.Now, Node: n.name, Readers: 1,
-		CallTimeout: callTimeout, Protected: protected, Log: logged,
+		CallTimeout: callTimeout, Protected: protected, Log: logged, Admit: n.admit, Queue: 1024,
 	})
 	if err != nil {
 		w.wrong("making an engine: %v", err)
@@ -329,6 +343,28 @@ func (n *node) start() {
 	})
 }
 
+// admit reserves the places of a case that a person approved.
+func (n *node) admit(tx store.Tx, con staunch.Containment) ([]string, error) {
+	now := staunch.TimeOf(n.Now())
+	res, err := inventory.New(inventory.Limits{}).Resolve(tx, con.Subject, now)
+	if err != nil {
+		return nil, err
+	}
+	a, err := n.w.rails.Admit(tx, decide.Request{
+		Decision: staunch.Decision{
+			ID: con.ID, Subject: con.Subject, Scope: con.Subject, Identity: res.Identity, Tier: con.Tier, Verdict: staunch.VerdictContain,
+		},
+		Resolution: res, Origin: staunch.OriginManual, Own: n.engine.OwnRefs(), Group: n.w.bundle.Groups.Size(res.Identity), Now: now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if a.Verdict != staunch.VerdictContain {
+		return nil, fmt.Errorf("%w: %s: %v", staunch.ErrConflict, a.Verdict, a.Reasons)
+	}
+	return a.Caps, nil
+}
+
 // look is what a node does from time to time.
 func (n *node) look() error {
 	n.polls++
@@ -366,7 +402,7 @@ func (w *world) elsewhere(held *node) {
 // errBusy says that a story does not come to an end.
 var errBusy = errors.New("too many actions")
 
-const maxActions = 20_000
+const maxActions = 100_000
 
 // loop has nodes act until an instant, one action at a time.
 func (w *world) loop(nodes []*node, until time.Time) {
@@ -486,7 +522,7 @@ func (w *world) post(list ...*posted) {
 	before := w.automatic()
 	breaker := w.breaker()
 	n.run(func() {
-		rep, err := n.pipe.Ingest(context.Background(), w.source, strings.NewReader(body.String()), "")
+		rep, err := n.take("source", body.String())
 		w.tell("%s takes %d records: kept %d, duplicates %d, decisions %d, error %v", n.name, len(list), rep.Kept, rep.Duplicates, rep.Decisions, err)
 		if err != nil {
 			return
@@ -541,8 +577,11 @@ func (w *world) must(err error) {
 func (w *world) makeRecord(op string) *posted {
 	w.records++
 	user := users[w.rng.IntN(len(users))]
-	if w.happens(5) {
+	switch {
+	case w.happens(5):
 		user = vip + "-one"
+	case w.happens(w.crowd):
+		user = workers[w.rng.IntN(len(workers))]
 	}
 	at := w.steady
 	switch {

@@ -9,6 +9,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/staunch-project/staunch"
@@ -32,6 +33,11 @@ type Store interface {
 	// Close waits for what is under way and closes the database.
 	Close() error
 }
+
+// ErrFailed is wrapped by the errors that are the database's own, such as of a
+// disk that is full: nothing of the transaction is kept, unless
+// staunch.ErrCommitUnknown is wrapped as well, and it may go better later.
+var ErrFailed = errors.New("the store failed")
 
 // Page bounds a listing. After is the last id of the page before ("" for the
 // first); Limit is at most MaxPage, 0 gives DefaultPage.

@@ -13,4 +13,8 @@
 // time is reported apart. A batch's latency runs from the moment it was due to
 // the answer, which comes after the commit of all its decisions, so that waiting
 // for a slow node counts.
+//
+// It is also where the binary meets what load does to it: PostgreSQL that is killed
+// (`make restarts`), storms of accusations, forged and in earnest (`make storm`),
+// and a disk that runs full. docs/reliability.md has what was measured.
 package load

@@ -47,6 +47,7 @@ var (
 	ruleN    = flag.Int("rules", 0, "how many rules (1,000; with -load 3,000)")
 	overload = flag.Duration("overload", 0, "how long more records come than can be taken (2s; with -load 20s)")
 	restarts = flag.Int("restarts", 3, "how often PostgreSQL is killed and started again")
+	stormN   = flag.Int("storm", 100, "how many identities are accused in a storm, 17 a second")
 	noKill   = flag.Bool("no-kill", false, "do not kill the process in the middle")
 )
 
@@ -300,10 +301,7 @@ type node struct {
 
 func newNode(t testing.TB, bin, dir, postgres string) *node {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	must(t, err)
-	n := &node{bin: bin, dir: dir, addr: l.Addr().String(), postgres: postgres}
-	must(t, l.Close())
+	n := &node{bin: bin, dir: dir, addr: freeAddress(t), postgres: postgres}
 	must(t, os.Mkdir(filepath.Join(dir, "rules"), 0o700))
 	for i, text := range generated.Rules(*ruleN) {
 		text = fmt.Appendf(text, "level: %s\nstatus: stable\n", levels[i%len(levels)])
@@ -323,6 +321,14 @@ func newNode(t testing.TB, bin, dir, postgres string) *node {
 	n.source, _, err = app.MakeToken(t.Context(), st, store.Token{Name: "trail", Role: "source", Source: "trail"}, "load")
 	must(t, errors.Join(err, st.Close()))
 	return n
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	must(t, l.Close())
+	return l.Addr().String()
 }
 
 func (n *node) url() string { return "http://" + n.addr }

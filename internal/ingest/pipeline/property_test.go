@@ -109,13 +109,6 @@ func (r *rig) deliver(rt *rapid.T, batches [][]string) end {
 	if err != nil {
 		rt.Fatal(err)
 	}
-	unlimited := func(r *rig, l *decide.Limits) {
-		off := decide.Places{Limit: -1}
-		*l = decide.Limits{
-			Global: off, Source: off, Owner: off, Environment: off, HourlyGlobal: -1, HourlySource: -1,
-			TripSource: -1, TripRule: -1, TripConnector: -1, TripGlobal: -1, MinHealthy: -1,
-		}
-	}
 	r.open(dir, unlimited)
 	defer r.close()
 	r.setIdentity(staunch.Identity{Name: "a", Accounts: []staunch.Ref{account("a")}})

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -278,6 +280,9 @@ func (teller) DecisionNotices(d staunch.Decision, now staunch.Time) []store.Noti
 
 type rig struct {
 	t        testing.TB
+	path     string // of the database
+	postgres string // its DSN, where it is no SQLite
+	fault    func(statement string) error
 	clock    *clock
 	platform *connectortest.FakePlatform
 	keys     *seal.Keyring
@@ -333,6 +338,16 @@ func defaultPolicy(t testing.TB, more ...decide.File) *decide.Set {
 
 type option func(*rig, *decide.Limits)
 
+// unlimited lets everything through.
+func unlimited(_ *rig, l *decide.Limits) {
+	off := decide.Places{Limit: -1}
+	*l = decide.Limits{
+		Global: off, Source: off, Owner: off, Environment: off, HourlyGlobal: -1, HourlySource: -1,
+		TripSource: -1, TripRule: -1, TripConnector: -1, TripGlobal: -1, MinHealthy: -1,
+		Restrict: off, Isolate: off, Revoke: off, Identities: off, CanaryAfter: -1, GroupShare: -1,
+	}
+}
+
 func engineMode(m staunch.Mode) option { return func(r *rig, _ *decide.Limits) { r.opt.Mode = m } }
 
 func newRig(t testing.TB, options ...option) *rig {
@@ -367,10 +382,13 @@ func (r *rig) open(dir string, options ...option) *rig {
 	t.Helper()
 	r.platform = connectortest.NewFakePlatform(r.clock)
 	key := filepath.Join(dir, "key")
-	if err := seal.Generate(key); err != nil {
+	_, err := os.Stat(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = seal.Generate(key)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	var err error
 	if r.keys, err = seal.Load(key); err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +396,13 @@ func (r *rig) open(dir string, options ...option) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := sqlstore.OpenSQLite(context.Background(), filepath.Join(dir, "db"), sqlstore.Options{Chain: chain})
+	r.path = filepath.Join(dir, "db")
+	var st store.Store
+	if o := (sqlstore.Options{Chain: chain, Fault: r.fault}); r.postgres == "" {
+		st, err = sqlstore.OpenSQLite(context.Background(), r.path, o)
+	} else {
+		st, err = sqlstore.OpenPostgres(context.Background(), staunch.NewSecret(r.postgres), o)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

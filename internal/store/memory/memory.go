@@ -3,9 +3,9 @@
 // way that a database can. What a DB has outlives the stores that are opened on
 // it, as a database outlives processes.
 //
-// Rows are kept encoded, so that nothing that was put can be changed from
-// outside. A transaction works on a copy of the table that shares what it does
-// not change, so that a snapshot costs nothing.
+// Rows are kept encoded, and who reads gets a copy, so that nothing that was put
+// can be changed from outside. A transaction works on a copy of the table that
+// shares what it does not change, so that a snapshot costs nothing.
 package memory
 
 import (
@@ -42,6 +42,10 @@ type Options struct {
 	// Clock is the database's.
 	Clock staunch.Clock
 	Chain store.Chainer
+	// Values keeps what is put as it is, copied, and not encoded: that takes a
+	// fraction of the time, and what encoding refuses or leaves out, such as a member
+	// that has no name there, is not noticed.
+	Values bool
 	// Before decides how a transaction of the node that wrote something ends; After
 	// is called once that is so, and before the node hears of it. Either may panic,
 	// which is how a process dies there.
@@ -53,39 +57,24 @@ type Options struct {
 type DB struct {
 	opt Options
 	// turn is taken by whoever writes.
-	turn    chan struct{}
-	mu      sync.Mutex
-	rows    rows
-	decoded decoded
+	turn   chan struct{}
+	mu     sync.Mutex
+	rows   rows
+	writes int
 }
 
-// decoded keeps decoded rows. A body never changes, so its place names it.
-type decoded struct {
-	mu sync.Mutex
-	m  map[*byte]any
-}
-
-func (d *decoded) get(at *byte) (any, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	v, ok := d.m[at]
-	return v, ok
-}
-
-func (d *decoded) put(at *byte, v any) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.m == nil {
-		d.m = map[*byte]any{}
-	}
-	d.m[at] = v
-}
-
-type rows = *btree.Map[string, []byte]
+type rows = *btree.Map[string, *row]
 
 // New makes an empty database.
 func New(opt Options) *DB {
-	return &DB{opt: opt, turn: make(chan struct{}, 1), rows: new(btree.Map[string, []byte])}
+	return &DB{opt: opt, turn: make(chan struct{}, 1), rows: new(btree.Map[string, *row])}
+}
+
+// Writes counts the transactions that wrote something and are there.
+func (d *DB) Writes() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.writes
 }
 
 // Open opens the database as a node.
@@ -128,7 +117,24 @@ func (s *Store) Now(context.Context) (staunch.Time, error) {
 	return staunch.TimeOf(s.db.opt.Clock.Now()), nil
 }
 
+// snapshot is what is committed, which nobody changes: whoever writes works on a
+// copy and puts that in its place.
 func (d *DB) snapshot() rows {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rows
+}
+
+func (d *DB) put(t *tx) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rows = t.rows
+	if t.wrote {
+		d.writes++
+	}
+}
+
+func (d *DB) writable() rows {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.rows.Copy()
@@ -142,7 +148,7 @@ func (s *Store) View(ctx context.Context, fn func(store.Reader) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("reading: %w", err)
 	}
-	r := &reader{ctx: ctx, rows: s.db.snapshot(), clock: s.db.opt.Clock, decoded: &s.db.decoded}
+	r := &reader{ctx: ctx, rows: s.db.snapshot(), clock: s.db.opt.Clock}
 	defer r.end()
 	return fn(r)
 }
@@ -177,7 +183,10 @@ func (s *Store) once(ctx context.Context, fn func(store.Tx) error) (again bool, 
 	if err := ctx.Err(); err != nil {
 		return false, fmt.Errorf("beginning a transaction: %w", err)
 	}
-	t := &tx{reader: reader{ctx: ctx, rows: s.db.snapshot(), clock: s.db.opt.Clock, decoded: &s.db.decoded}, chain: s.db.opt.Chain, lane: s.node + "/0"}
+	t := &tx{
+		reader: reader{ctx: ctx, rows: s.db.writable(), clock: s.db.opt.Clock},
+		chain:  s.db.opt.Chain, lane: s.node + "/0", values: s.db.opt.Values,
+	}
 	defer t.end()
 	if err := fn(t); err != nil {
 		return false, err
@@ -193,9 +202,7 @@ func (s *Store) once(ctx context.Context, fn func(store.Tx) error) (again bool, 
 		return true, nil
 	}
 	if outcome == Committed || outcome == UnknownCommitted {
-		s.db.mu.Lock()
-		s.db.rows = t.rows
-		s.db.mu.Unlock()
+		s.db.put(t)
 	}
 	if t.wrote && s.db.opt.After != nil {
 		s.db.opt.After(s.node)

@@ -16,20 +16,24 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestMemory(t *testing.T) {
-	storetest.Run(t, func(*testing.T) storetest.Harness {
-		db := memory.New(memory.Options{Clock: staunch.SystemClock{}, Chain: storetest.Chain{}})
-		s := db.Open("one")
-		return storetest.Harness{
-			Store: s,
-			Other: func(_ *testing.T, node string) store.Store { return db.Open(node) },
-			Reopen: func(t *testing.T) store.Store {
-				if err := s.Close(); err != nil {
-					t.Fatal(err)
+	for name, values := range map[string]bool{"encoded": false, "values": true} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Run(t, func(*testing.T) storetest.Harness {
+				db := memory.New(memory.Options{Clock: staunch.SystemClock{}, Chain: storetest.Chain{}, Values: values})
+				s := db.Open("one")
+				return storetest.Harness{
+					Store: s, Values: values,
+					Other: func(_ *testing.T, node string) store.Store { return db.Open(node) },
+					Reopen: func(t *testing.T) store.Store {
+						if err := s.Close(); err != nil {
+							t.Fatal(err)
+						}
+						return db.Open("one")
+					},
 				}
-				return db.Open("one")
-			},
-		}
-	})
+			})
+		})
+	}
 }
 
 // TestFaults holds what each outcome of a commit means.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,8 +20,6 @@ type reader struct {
 	ctx   context.Context
 	rows  rows
 	clock staunch.Clock
-	// decoded has what rows were decoded to, by where their bodies are.
-	decoded *decoded
 	// failed is the first error that ends the transaction.
 	failed error
 }
@@ -65,100 +62,51 @@ func (r *reader) may(parts ...string) error {
 }
 
 // get reads one row.
-func (r *reader) get(what string, parts ...string) ([]byte, error) {
+func (r *reader) get(what string, parts ...string) (*row, error) {
 	if err := r.may(parts...); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", what, err)
 	}
-	b, ok := r.rows.Get(key(parts...))
+	w, ok := r.rows.Get(key(parts...))
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", what, staunch.ErrNotFound)
 	}
-	return b, nil
+	return w, nil
+}
+
+// text reads one row whose body is text.
+func (r *reader) text(what string, parts ...string) (string, error) {
+	w, err := r.get(what, parts...)
+	if err != nil {
+		return "", err
+	}
+	return string(w.body), nil
 }
 
 func one[T any](r *reader, what string, parts ...string) (T, error) {
-	var v T
-	b, err := r.get(what, parts...)
-	if err == nil {
-		v, err = decode[T](r, b)
+	w, err := r.get(what, parts...)
+	if err != nil {
+		var none T
+		return none, err
 	}
-	return v, err
-}
-
-// decode decodes a row, or copies what it was decoded to before.
-func decode[T any](r *reader, body []byte) (T, error) {
-	var v T
-	if len(body) == 0 {
-		return v, store.Decode(body, &v)
-	}
-	if d, ok := r.decoded.get(&body[0]); ok {
-		if t, ok := d.(T); ok {
-			fresh(reflect.ValueOf(&t).Elem())
-			return t, nil
-		}
-	}
-	if err := store.Decode(body, &v); err != nil {
-		return v, err
-	}
-	r.decoded.put(&body[0], v)
-	fresh(reflect.ValueOf(&v).Elem())
-	return v, nil
-}
-
-// fresh gives a value slices, maps and things pointed to of its own. Bytes, which
-// nobody changes in place, stay shared.
-func fresh(v reflect.Value) {
-	switch v.Kind() {
-	case reflect.Slice:
-		if v.IsNil() || v.Type().Elem().Kind() == reflect.Uint8 || !v.CanSet() {
-			return
-		}
-		own := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
-		reflect.Copy(own, v)
-		for i := range own.Len() {
-			fresh(own.Index(i))
-		}
-		v.Set(own)
-	case reflect.Struct:
-		for i := range v.NumField() {
-			fresh(v.Field(i))
-		}
-	case reflect.Pointer:
-		if v.IsNil() || !v.CanSet() {
-			return
-		}
-		own := reflect.New(v.Type().Elem())
-		own.Elem().Set(v.Elem())
-		fresh(own.Elem())
-		v.Set(own)
-	case reflect.Map:
-		if v.IsNil() || !v.CanSet() {
-			return
-		}
-		own := reflect.MakeMapWithSize(v.Type(), v.Len())
-		for it := v.MapRange(); it.Next(); {
-			own.SetMapIndex(it.Key(), it.Value())
-		}
-		v.Set(own)
-	}
+	return decode[T](w)
 }
 
 // scan calls fn for the rows below a prefix that come after from, in their order,
 // until it returns false.
-func (r *reader) scan(prefix, from string, fn func(rest string, body []byte) bool) error {
+func (r *reader) scan(prefix, from string, fn func(rest string, w *row) bool) error {
 	if err := r.may(); err != nil {
 		return err
 	}
 	prefix += "\x00"
-	r.rows.Ascend(prefix+from, func(k string, body []byte) bool {
+	r.rows.Ascend(prefix+from, func(k string, w *row) bool {
 		rest, ok := strings.CutPrefix(k, prefix)
-		return ok && fn(rest, body)
+		return ok && fn(rest, w)
 	})
 	return nil
 }
 
 // back is scan from the end; before, when not empty, is where to begin below.
-func (r *reader) back(prefix, before string, fn func(rest string, body []byte) bool) error {
+func (r *reader) back(prefix, before string, fn func(rest string, w *row) bool) error {
 	if err := r.may(); err != nil {
 		return err
 	}
@@ -167,12 +115,12 @@ func (r *reader) back(prefix, before string, fn func(rest string, body []byte) b
 	if before != "" {
 		pivot = prefix + before
 	}
-	r.rows.Descend(pivot, func(k string, body []byte) bool {
+	r.rows.Descend(pivot, func(k string, w *row) bool {
 		rest, ok := strings.CutPrefix(k, prefix)
 		if !ok || before != "" && rest >= before {
 			return ok
 		}
-		return fn(rest, body)
+		return fn(rest, w)
 	})
 	return nil
 }
@@ -183,9 +131,9 @@ func last(rest string) string { return rest[strings.LastIndexByte(rest, 0)+1:] }
 func all[T any](r *reader, prefix string) ([]T, error) {
 	out := []T{}
 	var bad error
-	err := r.scan(prefix, "", func(_ string, body []byte) bool {
+	err := r.scan(prefix, "", func(_ string, w *row) bool {
 		var v T
-		if v, bad = decode[T](r, body); bad != nil {
+		if v, bad = decode[T](w); bad != nil {
 			return false
 		}
 		out = append(out, v)
@@ -227,7 +175,7 @@ func newest[T any](r *reader, what, table, index string, refs []string, since st
 			return nil, fmt.Errorf("listing %s: %w", what, err)
 		}
 		n := 0
-		if err := r.back(key(index, ref), "", func(rest string, _ []byte) bool {
+		if err := r.back(key(index, ref), "", func(rest string, _ *row) bool {
 			if rest < at(since) {
 				return false
 			}
@@ -267,9 +215,9 @@ func (r *reader) links(table string, refs []staunch.Ref, rels []staunch.Rel, lim
 	var bad error
 	for _, ref := range keys(refs) {
 		for _, rel := range rels {
-			if err := r.scan(key(table, ref, string(rel)), "", func(_ string, body []byte) bool {
+			if err := r.scan(key(table, ref, string(rel)), "", func(_ string, w *row) bool {
 				var l staunch.Link
-				if l, bad = decode[staunch.Link](r, body); bad != nil {
+				if l, bad = decode[staunch.Link](w); bad != nil {
 					return false
 				}
 				out = append(out, l)
@@ -303,23 +251,23 @@ func (r *reader) Identity(name string) (staunch.Identity, error) {
 }
 
 func (r *reader) IdentityOf(ref staunch.Ref) (staunch.Identity, error) {
-	name, err := r.get("identity of "+ref.String(), "identity of", ref.Key())
+	name, err := r.text("identity of "+ref.String(), "identity of", ref.Key())
 	if err != nil {
 		return staunch.Identity{}, err
 	}
-	return r.Identity(string(name))
+	return r.Identity(name)
 }
 
 // after decodes the rows of a table whose last part comes after an id.
 func after[T any](r *reader, table string, p store.Page) ([]T, error) {
 	out := []T{}
 	var bad error
-	err := r.scan(table, p.After, func(rest string, body []byte) bool {
+	err := r.scan(table, p.After, func(rest string, w *row) bool {
 		if rest <= p.After {
 			return true
 		}
 		var v T
-		if v, bad = decode[T](r, body); bad != nil {
+		if v, bad = decode[T](w); bad != nil {
 			return false
 		}
 		out = append(out, v)
@@ -358,13 +306,17 @@ func listed[T any](r *reader, what, table string, p store.Page, when func(T) sta
 	}
 	out := []T{}
 	var bad error
-	err := r.back(key(table+" at"), before, func(rest string, _ []byte) bool {
-		var v T
-		if v, bad = one[T](r, what, table, last(rest)); bad != nil {
+	err := r.back(key(table+" at"), before, func(rest string, _ *row) bool {
+		var w *row
+		if w, bad = r.get(what, table, last(rest)); bad != nil {
 			return false
 		}
-		if keep == nil || keep(v) {
-			out = append(out, v)
+		var v *T
+		if v, bad = peek[T](w); bad != nil {
+			return false
+		}
+		if keep == nil || keep(*v) {
+			out = append(out, *owned(*v, false))
 		}
 		return len(out) < pageOf(p)
 	})
@@ -391,7 +343,7 @@ func (r *reader) OpenContainments(refs []staunch.Ref) ([]staunch.Containment, er
 	out := []staunch.Containment{}
 	var ids []string
 	for _, ref := range keys(refs) {
-		if err := r.scan(key("containment of", ref), "", func(rest string, _ []byte) bool {
+		if err := r.scan(key("containment of", ref), "", func(rest string, _ *row) bool {
 			ids = append(ids, rest)
 			return true
 		}); err != nil {
@@ -417,26 +369,48 @@ func (r *reader) Containments(p store.Page, open bool) ([]staunch.Containment, e
 		func(c staunch.Containment) bool { return !open || c.Phase.Open() })
 }
 
-func (r *reader) Plans(containment string) ([]staunch.Plan, error) {
+// plans are a case's, in their order, not to be changed.
+func (r *reader) plans(containment string) ([]*staunch.Plan, error) {
 	if err := r.may(containment); err != nil {
 		return nil, err
 	}
-	out, err := all[staunch.Plan](r, key("plan of", containment))
-	slices.SortFunc(out, func(a, b staunch.Plan) int {
+	var out []*staunch.Plan
+	var bad error
+	err := r.scan(key("plan of", containment), "", func(_ string, w *row) bool {
+		var p *staunch.Plan
+		if p, bad = peek[staunch.Plan](w); bad != nil {
+			return false
+		}
+		out = append(out, p)
+		return true
+	})
+	slices.SortFunc(out, func(a, b *staunch.Plan) int {
 		return cmp.Or(cmp.Compare(a.Stage, b.Stage), cmp.Compare(a.Child, b.Child), cmp.Compare(a.Generation, b.Generation), cmp.Compare(a.ID, b.ID))
 	})
-	return out, err
+	return out, errors.Join(err, bad)
+}
+
+func (r *reader) Plans(containment string) ([]staunch.Plan, error) {
+	list, err := r.plans(containment)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]staunch.Plan, len(list))
+	for i, p := range list {
+		out[i] = *owned(*p, false)
+	}
+	return out, nil
 }
 
 func (r *reader) Steps(containment string) ([]staunch.Step, error) {
-	plans, err := r.Plans(containment)
+	plans, err := r.plans(containment)
 	if err != nil {
 		return nil, err
 	}
 	out := []staunch.Step{}
-	if err := r.scan(key("step of", containment), "", func(rest string, _ []byte) bool {
+	if err := r.scan(key("step of", containment), "", func(_ string, w *row) bool {
 		var s staunch.Step
-		if s, err = r.Step(rest); err == nil {
+		if s, err = decode[staunch.Step](w); err == nil {
 			out = append(out, s)
 		}
 		return err == nil
@@ -445,7 +419,7 @@ func (r *reader) Steps(containment string) ([]staunch.Step, error) {
 	}
 	// One of a plan that is not there comes first.
 	order := func(s staunch.Step) int {
-		return slices.IndexFunc(plans, func(p staunch.Plan) bool { return p.ID == s.Plan })
+		return slices.IndexFunc(plans, func(p *staunch.Plan) bool { return p.ID == s.Plan })
 	}
 	slices.SortFunc(out, func(a, b staunch.Step) int {
 		return cmp.Or(cmp.Compare(order(a), order(b)), cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.ID, b.ID))
@@ -462,19 +436,19 @@ func (r *reader) Hold(id string) (staunch.Hold, error) {
 }
 
 func (r *reader) ActiveHold(plane staunch.Plane, t staunch.Target) (staunch.Hold, error) {
-	id, err := r.get("active hold on "+t.String(), "hold on", string(plane), t.Key())
+	id, err := r.text("active hold on "+t.String(), "hold on", string(plane), t.Key())
 	if err != nil {
 		return staunch.Hold{}, err
 	}
-	return r.Hold(string(id))
+	return r.Hold(id)
 }
 
 func (r *reader) holds(prefix, from string, limit int) ([]staunch.Hold, error) {
 	out := []staunch.Hold{}
 	var bad error
-	err := r.scan(prefix, from, func(_ string, id []byte) bool {
+	err := r.scan(prefix, from, func(_ string, w *row) bool {
 		var h staunch.Hold
-		if h, bad = r.Hold(string(id)); bad != nil {
+		if h, bad = r.Hold(string(w.body)); bad != nil {
 			return false
 		}
 		out = append(out, h)
@@ -491,6 +465,9 @@ func (r *reader) HoldsClaimedBy(containment string) ([]staunch.Hold, error) {
 }
 
 func (r *reader) HoldsAfter(plane staunch.Plane, seq int64, limit int) ([]staunch.Hold, error) {
+	if last, err := r.HoldSeq(); err != nil || seq >= last {
+		return []staunch.Hold{}, err // most often nothing is new
+	}
 	return r.holds(key("hold at", string(plane)), number(seq+1), limitOf(limit))
 }
 
@@ -498,22 +475,23 @@ func (r *reader) HoldSeq() (int64, error) {
 	if err := r.may(); err != nil {
 		return 0, err
 	}
-	b, ok := r.rows.Get("hold seq")
+	w, ok := r.rows.Get("hold seq")
 	if !ok {
 		return 0, nil
 	}
-	return strconv.ParseInt(string(b), 10, 64)
+	return strconv.ParseInt(string(w.body), 10, 64)
 }
 
 func (r *reader) DueTimers(now staunch.Time, limit int) ([]store.Timer, error) {
 	out := []store.Timer{}
 	var bad error
-	err := r.scan("timer at", "", func(rest string, _ []byte) bool {
-		if rest > key(at(now), "\xff") {
+	until := key(at(now), "\xff")
+	err := r.scan("timer at", "", func(rest string, w *row) bool {
+		if rest > until {
 			return false
 		}
 		var t store.Timer
-		if t, bad = one[store.Timer](r, "timer", "timer", last(rest)); bad != nil {
+		if t, bad = decode[store.Timer](w); bad != nil {
 			return false
 		}
 		out = append(out, t)
@@ -531,8 +509,7 @@ func (r *reader) NextTimer() (staunch.Time, error) {
 }
 
 func (r *reader) Cursor(name string) (string, error) {
-	b, err := r.get("cursor "+name, "cursor", name)
-	return string(b), err
+	return r.text("cursor "+name, "cursor", name)
 }
 
 func (r *reader) Cap(name string) (store.Cap, error) {
@@ -558,11 +535,11 @@ func (r *reader) Token(id string) (store.Token, error) {
 }
 
 func (r *reader) TokenByHash(hash string) (store.Token, error) {
-	id, err := r.get("token by hash", "token by", hash)
+	id, err := r.text("token by hash", "token by", hash)
 	if err != nil {
 		return store.Token{}, err
 	}
-	return r.Token(string(id))
+	return r.Token(id)
 }
 
 func (r *reader) Tokens() ([]store.Token, error) {
@@ -583,8 +560,7 @@ func (r *reader) ActiveBundle() (store.Bundle, error) {
 }
 
 func (r *reader) ActiveHash() (string, error) {
-	b, err := r.get("the active bundle", "active bundle")
-	return string(b), err
+	return r.text("the active bundle", "active bundle")
 }
 
 func (r *reader) Guards() ([]store.Guard, staunch.Time, error) {
@@ -593,8 +569,11 @@ func (r *reader) Guards() ([]store.Guard, staunch.Time, error) {
 }
 
 func (r *reader) Sealed(id string) ([]byte, error) {
-	b, err := r.get("sealed value "+id, "sealed", id)
-	return slices.Clone(b), err
+	w, err := r.get("sealed value "+id, "sealed", id)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Clone(w.body), nil
 }
 
 // secret is a sealed value with its time.
@@ -633,12 +612,12 @@ func (r *reader) SealedAfter(kind store.SealedKind, after string, limit int) ([]
 	}
 	out := []store.SealedValue{}
 	var bad error
-	err = r.scan(table, after, func(rest string, body []byte) bool {
+	err = r.scan(table, after, func(rest string, w *row) bool {
 		if rest <= after {
 			return true
 		}
 		v := store.SealedValue{Key: rest}
-		if v.Blob, bad = blobOf(kind, body); bad != nil {
+		if v.Blob, bad = blobOf(kind, w); bad != nil {
 			return false
 		}
 		out = append(out, v)
@@ -660,18 +639,16 @@ func sealedTable(kind store.SealedKind) (string, error) {
 }
 
 // blobOf returns the sealed value in a row.
-func blobOf(kind store.SealedKind, body []byte) ([]byte, error) {
+func blobOf(kind store.SealedKind, w *row) ([]byte, error) {
 	switch kind {
 	case store.SealedSecret:
-		var s secret
-		err := store.Decode(body, &s)
+		s, err := decode[secret](w)
 		return s.Blob, err
 	case store.SealedParked:
-		var p parked
-		err := store.Decode(body, &p)
+		p, err := decode[parked](w)
 		return nonNil(p.Raw), err
 	default:
-		return slices.Clone(nonNil(body)), nil
+		return slices.Clone(nonNil(w.body)), nil
 	}
 }
 
@@ -684,7 +661,7 @@ func nonNil(b []byte) []byte {
 
 func (r *reader) CapsNamed(prefix, after string, limit int) ([]string, error) {
 	out := []string{}
-	err := r.scan("cap", max(prefix, after), func(rest string, _ []byte) bool {
+	err := r.scan("cap", max(prefix, after), func(rest string, _ *row) bool {
 		if !strings.HasPrefix(rest, prefix) {
 			return false
 		}
@@ -699,9 +676,9 @@ func (r *reader) CapsNamed(prefix, after string, limit int) ([]string, error) {
 func (r *reader) Records(lane string, after int64, limit int) ([]staunch.Record, error) {
 	out := []staunch.Record{}
 	var bad error
-	err := r.scan(key("record", lane), number(after+1), func(_ string, body []byte) bool {
+	err := r.scan(key("record", lane), number(after+1), func(_ string, w *row) bool {
 		var rec staunch.Record
-		if rec, bad = decode[staunch.Record](r, body); bad != nil {
+		if rec, bad = decode[staunch.Record](w); bad != nil {
 			return false
 		}
 		out = append(out, rec)
@@ -713,9 +690,9 @@ func (r *reader) Records(lane string, after int64, limit int) ([]staunch.Record,
 func (r *reader) RecordsAbout(id string, limit int) ([]staunch.Record, error) {
 	out := []staunch.Record{}
 	var bad error
-	err := r.scan(key("record about", id), "", func(_ string, body []byte) bool {
+	err := r.scan(key("record about", id), "", func(_ string, w *row) bool {
 		var rec staunch.Record
-		if rec, bad = decode[staunch.Record](r, body); bad != nil {
+		if rec, bad = decode[staunch.Record](w); bad != nil {
 			return false
 		}
 		out = append(out, rec)
@@ -739,12 +716,12 @@ func (r *reader) Notices(now staunch.Time, limit int) ([]store.Notice, error) {
 func (r *reader) Contributions(series string, from, to staunch.Time, limit int) ([]store.Contribution, error) {
 	out := []store.Contribution{}
 	var bad error
-	err := r.back(key("contribution", series), key(at(to+1)), func(rest string, body []byte) bool {
+	err := r.back(key("contribution", series), key(at(to+1)), func(rest string, w *row) bool {
 		if rest < at(from) {
 			return false
 		}
 		var c store.Contribution
-		if c, bad = decode[store.Contribution](r, body); bad != nil {
+		if c, bad = decode[store.Contribution](w); bad != nil {
 			return false
 		}
 		out = append(out, c)

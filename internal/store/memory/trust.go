@@ -26,7 +26,7 @@ func (r *reader) TrustEvents(rule string, limit int) ([]staunch.TrustEvent, erro
 	}
 	out := []staunch.TrustEvent{}
 	var bad error
-	err := r.back(key("trust event of", rule), "", func(rest string, _ []byte) bool {
+	err := r.back(key("trust event of", rule), "", func(rest string, _ *row) bool {
 		var e staunch.TrustEvent
 		if e, bad = one[staunch.TrustEvent](r, "trust event", "trust event", last(rest)); bad != nil {
 			return false
@@ -40,7 +40,7 @@ func (r *reader) TrustEvents(rule string, limit int) ([]staunch.TrustEvent, erro
 func (r *reader) RuleUses(p store.Page) ([]staunch.RuleUse, error) {
 	out := []staunch.RuleUse{}
 	var rules []string
-	if err := r.scan("rule signal", p.After, func(rest string, _ []byte) bool {
+	if err := r.scan("rule signal", p.After, func(rest string, _ *row) bool {
 		rule, _, _ := strings.Cut(rest, "\x00")
 		if rule > p.After && (len(rules) == 0 || rules[len(rules)-1] != rule) {
 			rules = append(rules, rule)
@@ -69,7 +69,7 @@ func (r *reader) RuleUse(rule string) (staunch.RuleUse, error) {
 	if u.Matches, u.First, err = r.MatchesSince(rule, always); err != nil {
 		return u, err
 	}
-	if err := r.back(key("rule signal", rule), "", func(rest string, _ []byte) bool {
+	if err := r.back(key("rule signal", rule), "", func(rest string, _ *row) bool {
 		latest = last(rest)
 		return false
 	}); err != nil {
@@ -83,10 +83,10 @@ func (r *reader) RuleUse(rule string) (staunch.RuleUse, error) {
 		u.Last = s.Time
 	}
 	cases := map[string]bool{}
-	err = r.scan(key("rule decision", rule), "", func(_ string, containment []byte) bool {
+	err = r.scan(key("rule decision", rule), "", func(_ string, w *row) bool {
 		u.Decisions++
-		if len(containment) > 0 {
-			cases[string(containment)] = true
+		if len(w.body) > 0 {
+			cases[string(w.body)] = true
 		}
 		return true
 	})
@@ -99,7 +99,7 @@ func (r *reader) MatchesSince(rule string, since staunch.Time) (n int, first sta
 		return 0, 0, err
 	}
 	var bad error
-	err = r.scan(key("rule signal", rule), at(since), func(rest string, _ []byte) bool {
+	err = r.scan(key("rule signal", rule), at(since), func(rest string, _ *row) bool {
 		if n == 0 {
 			var s staunch.Signal
 			if s, bad = r.Signal(last(rest)); bad != nil {
@@ -118,7 +118,7 @@ func (r *reader) RulesBehind(containment string) ([]string, error) {
 		return nil, err
 	}
 	out := []string{}
-	err := r.scan(key("rule of", containment), "", func(rule string, _ []byte) bool {
+	err := r.scan(key("rule of", containment), "", func(rule string, _ *row) bool {
 		out = append(out, rule)
 		return true
 	})
@@ -130,12 +130,12 @@ func (t *tx) PutTrust(rt staunch.RuleTrust) error {
 		return err
 	}
 	version(&rt.V)
-	return t.put(rt, "trust", rt.Rule)
+	return put(t, rt, "trust", rt.Rule)
 }
 
 func (t *tx) PutTrustEvent(e staunch.TrustEvent) (bool, error) {
 	version(&e.V)
-	return t.first("trust event", "trust event", e.ID, e, func() error { return t.set(nil, "trust event of", e.Rule, at(e.At), e.ID) })
+	return first(t, "trust event", "trust event", e.ID, e, func(*row) error { return t.set(nil, "trust event of", e.Rule, at(e.At), e.ID) })
 }
 
 func (r *reader) Drill(id string) (staunch.Drill, error) {
@@ -157,5 +157,5 @@ func (t *tx) PutDrill(d staunch.Drill) error {
 		return err
 	}
 	version(&d.V)
-	return errors.Join(t.put(d, "drill", d.ID), t.set(nil, "drill at", at(d.Began), d.ID))
+	return errors.Join(put(t, d, "drill", d.ID), t.set(nil, "drill at", at(d.Began), d.ID))
 }

@@ -21,6 +21,7 @@ type tx struct {
 	onCommit []func()
 	wrote    bool
 	bundle   string // required to be the active one
+	values   bool   // see Options
 }
 
 var _ store.Tx = (*tx)(nil)
@@ -31,16 +32,23 @@ func (t *tx) OnCommit(fn func()) {
 	}
 }
 
-// set writes one row.
+// set writes one row, of bytes.
 func (t *tx) set(body []byte, parts ...string) error {
-	if err := t.may(parts...); err != nil {
-		return err
+	if body == nil {
+		return t.setRow(nothing, parts...)
 	}
 	if err := store.CheckBody(body); err != nil {
 		return err
 	}
+	return t.setRow(&row{body: body}, parts...)
+}
+
+func (t *tx) setRow(w *row, parts ...string) error {
+	if err := t.may(parts...); err != nil {
+		return err
+	}
 	t.wrote = true
-	t.rows.Set(key(parts...), body)
+	t.rows.Set(key(parts...), w)
 	return nil
 }
 
@@ -58,13 +66,13 @@ func (t *tx) has(parts ...string) bool {
 	return ok
 }
 
-// put encodes and writes one row.
-func (t *tx) put(v any, parts ...string) error {
-	b, err := store.Encode(v)
+// put writes one row, of a value.
+func put[T any](t *tx, v T, parts ...string) error {
+	w, err := rowOf(t, v)
 	if err != nil {
 		return err
 	}
-	return t.set(b, parts...)
+	return t.setRow(w, parts...)
 }
 
 func need(what, id string) error {
@@ -80,33 +88,33 @@ func version(v *int) {
 	}
 }
 
-// first puts what is not there yet, with its indexes.
-func (t *tx) first(what, table, id string, v any, index func() error) (bool, error) {
+// first puts what is not there yet, with its indexes, which get its row.
+func first[T any](t *tx, what, table, id string, v T, index func(w *row) error) (bool, error) {
 	if err := need(what, id); err != nil {
 		return false, err
 	}
 	if err := t.may(id); err != nil {
 		return false, fmt.Errorf("putting %s %s: %w", what, id, err)
 	}
-	b, err := store.Encode(v)
+	w, err := rowOf(t, v)
 	if err != nil {
 		return false, err
 	}
 	if t.has(table, id) {
 		return false, nil
 	}
-	if err := t.set(b, table, id); err != nil {
+	if err := t.setRow(w, table, id); err != nil {
 		return false, fmt.Errorf("putting %s %s: %w", what, id, err)
 	}
 	if index == nil {
 		return true, nil
 	}
-	return true, index()
+	return true, index(w)
 }
 
 func (t *tx) PutEvent(e staunch.Event) (bool, error) {
 	version(&e.V)
-	return t.first("event", "event", e.ID, e, func() error {
+	return first(t, "event", "event", e.ID, e, func(*row) error {
 		for _, ref := range keys(e.Actor) {
 			if err := t.set(nil, "event of", ref, at(e.Time), e.ID); err != nil {
 				return err
@@ -118,12 +126,12 @@ func (t *tx) PutEvent(e staunch.Event) (bool, error) {
 
 func (t *tx) PutFact(f staunch.Fact) (bool, error) {
 	version(&f.V)
-	return t.first("fact", "fact", f.ID, f, func() error {
+	return first(t, "fact", "fact", f.ID, f, func(*row) error {
 		var err error
 		for _, l := range f.Links() {
 			err = errors.Join(err,
-				t.put(l, "link from", l.From.Key(), string(l.Rel), at(l.Since), l.Fact),
-				t.put(l, "link to", l.To.Key(), string(l.Rel), at(l.Since), l.Fact))
+				put(t, l, "link from", l.From.Key(), string(l.Rel), at(l.Since), l.Fact),
+				put(t, l, "link to", l.To.Key(), string(l.Rel), at(l.Since), l.Fact))
 		}
 		for _, l := range f.Links() {
 			if store.Rises(l) {
@@ -140,7 +148,7 @@ func (t *tx) PutFact(f staunch.Fact) (bool, error) {
 // raise has the signals within lower found within upper.
 func (t *tx) raise(lower, upper staunch.Ref) error {
 	var places [][]string
-	err := t.back(key("signal of", lower.Key()), "", func(rest string, _ []byte) bool {
+	err := t.back(key("signal of", lower.Key()), "", func(rest string, _ *row) bool {
 		places = append(places, strings.Split(rest, "\x00"))
 		return len(places) < store.MostRisen
 	})
@@ -167,12 +175,12 @@ func (t *tx) PutIdentity(i staunch.Identity) error {
 	}
 	refs := keys(i.Accounts)
 	for _, ref := range refs {
-		if other, ok := t.rows.Get(key("identity of", ref)); ok && string(other) != i.Name {
-			return fmt.Errorf("putting identity %s: %w: identity %s has one of its accounts", i.Name, staunch.ErrConflict, other)
+		if other, ok := t.rows.Get(key("identity of", ref)); ok && string(other.body) != i.Name {
+			return fmt.Errorf("putting identity %s: %w: identity %s has one of its accounts", i.Name, staunch.ErrConflict, other.body)
 		}
 	}
 	version(&i.V)
-	b, err := store.Encode(i)
+	w, err := rowOf(t, i)
 	if err != nil {
 		return err
 	}
@@ -184,13 +192,13 @@ func (t *tx) PutIdentity(i staunch.Identity) error {
 			return err
 		}
 	}
-	return t.set(b, "identity", i.Name)
+	return t.setRow(w, "identity", i.Name)
 }
 
 func (t *tx) DeleteIdentity(name string) error {
 	var refs []string
-	if err := t.scan("identity of", "", func(ref string, body []byte) bool {
-		if string(body) == name {
+	if err := t.scan("identity of", "", func(ref string, w *row) bool {
+		if string(w.body) == name {
 			refs = append(refs, ref)
 		}
 		return true
@@ -207,7 +215,7 @@ func (t *tx) DeleteIdentity(name string) error {
 
 func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 	version(&s.V)
-	return t.first("signal", "signal", s.ID, s, func() error {
+	return first(t, "signal", "signal", s.ID, s, func(*row) error {
 		above, err := t.Above([]staunch.Ref{s.Accused})
 		if err != nil {
 			return err
@@ -224,7 +232,7 @@ func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 
 func (t *tx) PutDecision(d staunch.Decision) (bool, error) {
 	version(&d.V)
-	return t.first("decision", "decision", d.ID, d, func() error {
+	return first(t, "decision", "decision", d.ID, d, func(*row) error {
 		err := t.set(nil, "decision at", at(d.Made), d.ID)
 		for _, rule := range store.CountedRules(d) {
 			err = errors.Join(err, t.set([]byte(d.Containment), "rule decision", rule, d.ID))
@@ -257,7 +265,7 @@ func (t *tx) PutContainment(c staunch.Containment) error {
 			return err
 		}
 	}
-	err = errors.Join(t.put(c, "containment", c.ID), t.set(nil, "containment at", at(c.Opened), c.ID))
+	err = errors.Join(put(t, c, "containment", c.ID), t.set(nil, "containment at", at(c.Opened), c.ID))
 	for _, ref := range openRefs(c) {
 		err = errors.Join(err, t.set(nil, "containment of", ref, c.ID))
 	}
@@ -274,11 +282,7 @@ func openRefs(c staunch.Containment) []string {
 
 func (t *tx) PutPlan(p staunch.Plan) (bool, error) {
 	version(&p.V)
-	b, err := store.Encode(p)
-	if err != nil {
-		return false, err
-	}
-	return t.first("plan", "plan", p.ID, p, func() error { return t.set(b, "plan of", p.Containment, p.ID) })
+	return first(t, "plan", "plan", p.ID, p, func(w *row) error { return t.setRow(w, "plan of", p.Containment, p.ID) })
 }
 
 func (t *tx) PutStep(s staunch.Step) error {
@@ -298,7 +302,11 @@ func (t *tx) PutStep(s staunch.Step) error {
 			return err
 		}
 	}
-	return errors.Join(t.put(s, "step", s.ID), t.set(nil, "step of", s.Containment, s.ID))
+	w, err := rowOf(t, s)
+	if err != nil {
+		return err
+	}
+	return errors.Join(t.setRow(w, "step", s.ID), t.setRow(w, "step of", s.Containment, s.ID))
 }
 
 func (t *tx) PutHold(h staunch.Hold) (staunch.Hold, error) {
@@ -334,7 +342,7 @@ func (t *tx) PutHold(h staunch.Hold) (staunch.Hold, error) {
 	}
 	version(&h.V)
 	h.Seq = seq + 1
-	err = errors.Join(t.set([]byte(strconv.FormatInt(h.Seq, 10)), "hold seq"), t.put(h, "hold", h.ID),
+	err = errors.Join(t.set([]byte(strconv.FormatInt(h.Seq, 10)), "hold seq"), put(t, h, "hold", h.ID),
 		t.set([]byte(h.ID), "hold at", string(h.Plane), number(h.Seq)))
 	if h.Active() {
 		err = errors.Join(err, t.set([]byte(h.ID), "hold on", string(h.Plane), h.Target.Key()))
@@ -355,7 +363,11 @@ func (t *tx) PutTimer(m store.Timer) error {
 	if err := t.DeleteTimer(m.ID); err != nil {
 		return err
 	}
-	return errors.Join(t.put(m, "timer", m.ID), t.set(nil, "timer at", at(m.Due), m.ID))
+	w, err := rowOf(t, m)
+	if err != nil {
+		return err
+	}
+	return errors.Join(t.setRow(w, "timer", m.ID), t.setRow(w, "timer at", at(m.Due), m.ID))
 }
 
 func (t *tx) DeleteTimer(id string) error {
@@ -391,7 +403,7 @@ func (t *tx) Reserve(name string, limit, keep int, useKept bool) (bool, error) {
 	if ok {
 		c.Used++
 	}
-	return ok, t.put(c, "cap", name)
+	return ok, put(t, c, "cap", name)
 }
 
 func (t *tx) GiveBack(name string) error {
@@ -403,7 +415,7 @@ func (t *tx) GiveBack(name string) error {
 		return err
 	}
 	c.Used--
-	return t.put(c, "cap", name)
+	return put(t, c, "cap", name)
 }
 
 func (t *tx) DeleteCap(name string) error { return t.del("cap", name) }
@@ -412,7 +424,7 @@ func (t *tx) PutBreaker(b store.Breaker) error {
 	if err := need("breaker", b.Scope); err != nil {
 		return err
 	}
-	return t.put(b, "breaker", b.Scope)
+	return put(t, b, "breaker", b.Scope)
 }
 
 func (t *tx) PutToken(k store.Token) error {
@@ -422,13 +434,13 @@ func (t *tx) PutToken(k store.Token) error {
 	if k.Hash == "" {
 		return fmt.Errorf("%w: token %s without hash", staunch.ErrInvalid, k.ID)
 	}
-	if other, ok := t.rows.Get(key("token by", k.Hash)); ok && string(other) != k.ID {
-		return fmt.Errorf("putting token %s: %w: token %s has its hash", k.ID, staunch.ErrConflict, other)
+	if other, ok := t.rows.Get(key("token by", k.Hash)); ok && string(other.body) != k.ID {
+		return fmt.Errorf("putting token %s: %w: token %s has its hash", k.ID, staunch.ErrConflict, other.body)
 	}
 	if err := t.DeleteToken(k.ID); err != nil {
 		return err
 	}
-	return errors.Join(t.put(token{k, k.Hash}, "token", k.ID), t.set([]byte(k.ID), "token by", k.Hash))
+	return errors.Join(put(t, token{k, k.Hash}, "token", k.ID), t.set([]byte(k.ID), "token by", k.Hash))
 }
 
 func (t *tx) DeleteToken(id string) error {
@@ -444,7 +456,7 @@ func (t *tx) DeleteToken(id string) error {
 
 func (t *tx) PutBundle(b store.Bundle, activate bool) error {
 	b.Body = nonNil(b.Body)
-	if _, err := t.first("bundle", "bundle", b.Hash, b, nil); err != nil || !activate {
+	if _, err := first(t, "bundle", "bundle", b.Hash, b, nil); err != nil || !activate {
 		return err
 	}
 	return t.set([]byte(b.Hash), "active bundle")
@@ -474,7 +486,7 @@ func (t *tx) RenewGuard(g store.Guard, ttl time.Duration, first bool) (store.Gua
 		g.Since = now
 	}
 	g.Renewed, g.Until = now, now.Add(ttl)
-	return g, t.put(g, "guard", g.Node)
+	return g, put(t, g, "guard", g.Node)
 }
 
 func (t *tx) DeleteGuard(node string) error { return t.del("guard", node) }
@@ -484,32 +496,32 @@ func (t *tx) ReplaceSealed(kind store.SealedKind, k string, old, blob []byte) (b
 	if err != nil {
 		return false, err
 	}
-	body, err := t.get("a sealed value", table, k)
+	w, err := t.get("a sealed value", table, k)
 	if errors.Is(err, staunch.ErrNotFound) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	have, err := blobOf(kind, body)
+	have, err := blobOf(kind, w)
 	if err != nil || !bytes.Equal(have, old) {
 		return false, err
 	}
 	switch kind {
 	case store.SealedSecret:
-		var s secret
-		if err := store.Decode(body, &s); err != nil {
+		s, err := decode[secret](w)
+		if err != nil {
 			return false, err
 		}
 		s.Blob = nonNil(blob)
-		return true, t.put(s, table, k)
+		return true, put(t, s, table, k)
 	case store.SealedParked:
-		var p parked
-		if err := store.Decode(body, &p); err != nil {
+		p, err := decode[parked](w)
+		if err != nil {
 			return false, err
 		}
 		p.Raw = nonNil(blob)
-		return true, t.put(p, table, k)
+		return true, put(t, p, table, k)
 	default:
 		return true, t.set(slices.Clone(nonNil(blob)), table, k)
 	}
@@ -538,7 +550,7 @@ func (t *tx) PutSecret(ref staunch.Ref, until staunch.Time, blob []byte) error {
 	case s.Until != 0 && (until == 0 || until > s.Until):
 		s.Until = until
 	}
-	return t.put(s, "secret", ref.Key())
+	return put(t, s, "secret", ref.Key())
 }
 
 func (t *tx) Shred(ids ...string) error {
@@ -556,9 +568,9 @@ func (t *tx) ShredExpired(now staunch.Time, limit int) (int, error) {
 	var refs []string
 	var bad error
 	limit = min(max(limit, 0), store.MaxPage)
-	if err := t.scan("secret", "", func(ref string, body []byte) bool {
-		var s secret
-		if bad = store.Decode(body, &s); bad != nil {
+	if err := t.scan("secret", "", func(ref string, w *row) bool {
+		var s *secret
+		if s, bad = peek[secret](w); bad != nil {
 			return false
 		}
 		if s.Until > 0 && s.Until <= now && len(refs) < limit {
@@ -585,14 +597,14 @@ func (t *tx) AppendRecord(rec staunch.Record) (staunch.Record, error) {
 	if rec.Hash, err = t.chain.Hash(rec.Prev, rec); err != nil {
 		return staunch.Record{}, fmt.Errorf("hashing record %d of lane %s: %w", rec.Seq, rec.Lane, err)
 	}
-	b, err := store.Encode(rec)
+	w, err := rowOf(t, rec)
 	if err != nil {
 		return staunch.Record{}, err
 	}
-	err = errors.Join(t.set(b, "record", rec.Lane, number(rec.Seq)),
-		t.put(store.Head{Lane: rec.Lane, Seq: rec.Seq, Hash: rec.Hash, Time: rec.Time}, "lane", rec.Lane))
+	err = errors.Join(t.setRow(w, "record", rec.Lane, number(rec.Seq)),
+		put(t, store.Head{Lane: rec.Lane, Seq: rec.Seq, Hash: rec.Hash, Time: rec.Time}, "lane", rec.Lane))
 	if rec.About != "" {
-		err = errors.Join(err, t.set(b, "record about", rec.About, at(rec.Time), rec.Lane, number(rec.Seq)))
+		err = errors.Join(err, t.setRow(w, "record about", rec.About, at(rec.Time), rec.Lane, number(rec.Seq)))
 	}
 	return rec, err
 }
@@ -601,11 +613,11 @@ func (t *tx) PutNotice(n store.Notice) error {
 	if err := need("notice", n.ID); err != nil {
 		return err
 	}
-	return t.put(n, "notice", n.ID)
+	return put(t, n, "notice", n.ID)
 }
 
 func (t *tx) PutParked(p store.Parked) error {
-	_, err := t.first("parked record", "parked", p.ID, parked{p, nonNil(p.Raw)}, nil)
+	_, err := first(t, "parked record", "parked", p.ID, parked{p, nonNil(p.Raw)}, nil)
 	return err
 }
 
@@ -627,7 +639,7 @@ func (t *tx) PutContributions(list []store.Contribution) error {
 			continue
 		}
 		c.Body = nonNil(c.Body)
-		if err := t.put(c, k...); err != nil {
+		if err := put(t, c, k...); err != nil {
 			return err
 		}
 	}
@@ -645,7 +657,7 @@ func (t *tx) SettleContributions(list []store.Contribution) error {
 			return err
 		}
 		have.Due = 0
-		if err := t.put(have, k...); err != nil {
+		if err := put(t, have, k...); err != nil {
 			return err
 		}
 	}
@@ -664,7 +676,7 @@ func (t *tx) AddSighting(s store.Sighting) error {
 	case !errors.Is(err, staunch.ErrNotFound):
 		return err
 	}
-	return t.put(s, "sighting", s.Series, s.Item)
+	return put(t, s, "sighting", s.Series, s.Item)
 }
 
 func (t *tx) PruneCorrelations(now staunch.Time, limit int) (int, error) {
@@ -720,7 +732,7 @@ func (t *tx) Lease(name, owner string, ttl time.Duration) (int64, bool, error) {
 		l.Generation++
 	}
 	l.Owner, l.Until = owner, now.Add(ttl)
-	return l.Generation, true, t.put(l, "lease", name)
+	return l.Generation, true, put(t, l, "lease", name)
 }
 
 func (t *tx) ReleaseLease(name, owner string) error {
@@ -732,5 +744,5 @@ func (t *tx) ReleaseLease(name, owner string) error {
 		return err
 	}
 	l.Owner, l.Until = "", 0
-	return t.put(l, "lease", name)
+	return put(t, l, "lease", name)
 }

@@ -33,7 +33,21 @@ type Options struct {
 	// for PostgreSQL all, 16 by default. A View that is called inside of
 	// another, or of an Update, takes one more.
 	Conns int
+	// Fault is for tests: it is asked before every statement of a transaction, and
+	// before COMMIT. What it returns is what becomes of the statement, which does
+	// not run then. It is called by several goroutines.
+	Fault func(statement string) error
 }
+
+func (o *Options) fault(statement string) error {
+	if o.Fault == nil {
+		return nil
+	}
+	return o.Fault(statement)
+}
+
+// failed marks an error of the database's.
+func failed(err error) error { return fmt.Errorf("%w: %w", store.ErrFailed, err) }
 
 var nodeName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 

@@ -341,6 +341,8 @@ var _ engine = (*attempt)(nil)
 
 func (a *attempt) texts() *texts { return &a.p.cache }
 
+func (a *attempt) fault(statement string) error { return a.p.opts.fault(statement) }
+
 // lane and holdSeq never wait inside a transaction. It may hold locks that the
 // one they would wait for needs, and the database sees only half of that circle.
 
@@ -491,7 +493,7 @@ func (p *Postgres) Update(ctx context.Context, fn func(store.Tx) error) error {
 			pause = doubles
 		case troubleLost:
 			if lost++; lost >= lostTries || p.closed.Load() {
-				return staunch.Transient(err)
+				return failed(staunch.Transient(err))
 			}
 			pause = lost + 3
 		default:
@@ -577,6 +579,10 @@ func (a *attempt) commit(ctx context.Context, t *tx) (trouble, error) {
 		a.conn.c.Release() // not even begun
 		return troubleNone, nil
 	}
+	if err := a.fault("COMMIT"); err != nil {
+		a.conn.rollback(ctx)
+		return troubleNone, failed(fmt.Errorf("committing: %w", err))
+	}
 	marker := markerPrefix + rand.Text()
 	if t.wrote {
 		a.conn.keep("INSERT INTO commits (slot, marker, at) VALUES ($1, $2, ("+clockSQL+")) "+
@@ -596,7 +602,7 @@ func (a *attempt) commit(ctx context.Context, t *tx) (trouble, error) {
 	}
 	if err == nil {
 		a.conn.rollback(ctx)
-		return troubleNone, fmt.Errorf("committing: the database answered %q", tag)
+		return troubleNone, failed(fmt.Errorf("committing: the database answered %q", tag))
 	}
 	what := troubleOf(err)
 	if what == troubleOther && errors.Is(err, context.DeadlineExceeded) {
@@ -699,7 +705,7 @@ func (p *Postgres) View(ctx context.Context, fn func(store.Reader) error) error 
 			return err
 		}
 		if lost == lostTries {
-			return staunch.Transient(err)
+			return failed(staunch.Transient(err))
 		}
 		if werr := sleep(ctx, lost+3); werr != nil {
 			return errors.Join(werr, err)

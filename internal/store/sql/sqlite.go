@@ -501,7 +501,7 @@ func (s *SQLite) run(r *request) {
 		err := s.broken
 		if err == nil {
 			if err = s.writer.run("BEGIN IMMEDIATE"); err != nil {
-				err = staunch.Transient(fmt.Errorf("beginning a transaction: %w", err))
+				err = failed(staunch.Transient(fmt.Errorf("beginning a transaction: %w", err)))
 			}
 		}
 		if err != nil {
@@ -516,7 +516,7 @@ func (s *SQLite) run(r *request) {
 	s.careful = max(s.careful-1, 0)
 	if saved {
 		if err := s.writer.run("SAVEPOINT one"); err != nil {
-			s.finish(staunch.Transient(fmt.Errorf("beginning a transaction: %w", err)))
+			s.finish(failed(staunch.Transient(fmt.Errorf("beginning a transaction: %w", err))))
 			return
 		}
 	}
@@ -548,7 +548,7 @@ func (s *SQLite) settle(r *request, saved bool) {
 	if r.err == nil && !r.panicked && !r.exited {
 		if saved {
 			if err := s.writer.run("RELEASE one"); err != nil {
-				s.finish(staunch.Transient(fmt.Errorf("ending a transaction: %w", err)))
+				s.finish(failed(staunch.Transient(fmt.Errorf("ending a transaction: %w", err))))
 				return
 			}
 		}
@@ -579,7 +579,7 @@ func (s *SQLite) settle(r *request, saved bool) {
 		err = s.writer.run("RELEASE one")
 	}
 	if err != nil {
-		s.finish(staunch.Transient(fmt.Errorf("the database ended the transaction: %w", err)))
+		s.finish(failed(staunch.Transient(fmt.Errorf("the database ended the transaction: %w", err))))
 	}
 }
 
@@ -648,7 +648,10 @@ func (s *SQLite) makeRoom() {
 }
 
 func (s *SQLite) commit() error {
-	err := s.writer.run("COMMIT")
+	err := s.opts.fault("COMMIT")
+	if err == nil {
+		err = s.writer.run("COMMIT")
+	}
 	if err == nil {
 		return nil
 	}
@@ -656,10 +659,10 @@ func (s *SQLite) commit() error {
 	if errors.As(err, &lite) && (lite.Code()&0xff == sqlite3.SQLITE_IOERR || lite.Code()&0xff == sqlite3.SQLITE_CORRUPT) {
 		// The commit's frames may have reached the disk, and then come back at
 		// the next start. Going on would build on what may change.
-		s.broken = fmt.Errorf("the store has to be started again, after a commit failed: %w", err)
+		s.broken = failed(fmt.Errorf("the store has to be started again, after a commit failed: %w", err))
 		return fmt.Errorf("%w: %w", staunch.ErrCommitUnknown, err)
 	}
-	return staunch.Transient(fmt.Errorf("committing: %w", err))
+	return failed(staunch.Transient(fmt.Errorf("committing: %w", err)))
 }
 
 // empty copies the write-ahead log into the database and cuts it to nothing, so
@@ -694,7 +697,7 @@ func (s *SQLite) View(ctx context.Context, fn func(store.Reader) error) (err err
 	}
 	defer func() { s.readers <- c }()
 	if err := c.run("BEGIN"); err != nil {
-		return staunch.Transient(fmt.Errorf("beginning a read: %w", err))
+		return failed(staunch.Transient(fmt.Errorf("beginning a read: %w", err)))
 	}
 	r := &reader{ctx: ctx, session: c, engine: s}
 	defer func() {
@@ -763,6 +766,8 @@ func (s *SQLite) release() error {
 }
 
 func (s *SQLite) texts() *texts { return &s.cache }
+
+func (s *SQLite) fault(statement string) error { return s.opts.fault(statement) }
 
 func (s *SQLite) lane(*tx) (string, *store.Head, error) {
 	n := s.laneNext

@@ -34,6 +34,8 @@ type engine interface {
 	now(t *reader) (staunch.Time, error)
 	// texts keeps the statements that were put together.
 	texts() *texts
+	// fault is Options.Fault.
+	fault(statement string) error
 }
 
 var errOver = errors.New("the transaction is over")
@@ -66,6 +68,9 @@ func (r *reader) end() {
 }
 
 func (r *reader) fail(err error) error {
+	if r.ctx.Err() == nil && !errors.Is(err, errTurn) {
+		err = failed(err)
+	}
 	if r.failed == nil {
 		r.failed = err
 		r.broke = r.ctx.Err() == nil
@@ -104,7 +109,11 @@ func (r *reader) exec(text string, args ...any) (int64, error) {
 		return 0, err
 	}
 	r.wrote = true
-	n, err := r.session.exec(r.ctx, text, args)
+	err := r.engine.fault(text)
+	var n int64
+	if err == nil {
+		n, err = r.session.exec(r.ctx, text, args)
+	}
 	if err != nil {
 		return 0, r.fail(err)
 	}
@@ -125,7 +134,11 @@ func (r *reader) laterCounting(rows *int64, text string, args ...any) error {
 		return err
 	}
 	r.wrote = true
-	if err := r.session.later(r.ctx, text, args, rows); err != nil {
+	err := r.engine.fault(text)
+	if err == nil {
+		err = r.session.later(r.ctx, text, args, rows)
+	}
+	if err != nil {
 		return r.fail(err)
 	}
 	return nil
@@ -145,10 +158,13 @@ func (r *reader) query(text string, args []any, row func(scan func(dest ...any) 
 		return err
 	}
 	var own error
-	err := r.session.query(r.ctx, text, args, func(scan func(dest ...any) error) error {
-		own = row(scan)
-		return own
-	})
+	err := r.engine.fault(text)
+	if err == nil {
+		err = r.session.query(r.ctx, text, args, func(scan func(dest ...any) error) error {
+			own = row(scan)
+			return own
+		})
+	}
 	if err != nil && own == nil {
 		return r.fail(err)
 	}

@@ -25,6 +25,9 @@ type Harness struct {
 	Other func(t *testing.T, node string) store.Store
 	// Reopen closes Store, opens the database again and returns the new store.
 	Reopen func(t *testing.T) store.Store
+	// Values says that Store is for simulations and keeps values as they are: what
+	// encoding refuses, it takes.
+	Values bool
 }
 
 // Chain is the way of hashing records that the suite expects of Harness.Store:

@@ -926,10 +926,12 @@ func testBadInput(t *testing.T, h Harness) {
 		is(t, "no signal id", err, staunch.ErrInvalid)
 		_, err = tx.PutHold(staunch.Hold{ID: "x", Plane: "air"})
 		is(t, "no plane", err, staunch.ErrInvalid)
-		bad := Event(1, 1, Ref(1))
-		bad.Raw = []byte("{")
-		_, err = tx.PutEvent(bad)
-		is(t, "raw that is no JSON", err, staunch.ErrInvalid)
+		if !h.Values {
+			bad := Event(1, 1, Ref(1))
+			bad.Raw = []byte("{")
+			_, err = tx.PutEvent(bad)
+			is(t, "raw that is no JSON", err, staunch.ErrInvalid)
+		}
 		_, _, err = tx.Lease("x", "", time.Second)
 		is(t, "no owner", err, staunch.ErrInvalid)
 		_, err = tx.Event("a\x00b")
@@ -941,8 +943,9 @@ func testBadInput(t *testing.T, h Harness) {
 	update(t, h.Store, func(tx store.Tx) error { _, err := tx.PutEvent(newer); return err })
 	view(t, h.Store, func(r store.Reader) error {
 		same(t, "a value", must(r.Cursor("fine"))(t), "any \x00 value \xff is kept")
-		_, err := r.Event(newer.ID)
-		is(t, "a version from the future", err, staunch.ErrInvalid)
+		if _, err := r.Event(newer.ID); !h.Values {
+			is(t, "a version from the future", err, staunch.ErrInvalid)
+		}
 		return nil
 	})
 }
