@@ -92,12 +92,20 @@ const databaseName = "staunch.db"
 func openStore(ctx context.Context, cfg *config.Config, chain *record.Chain, log *slog.Logger) (store.Store, error) {
 	so := sqlstore.Options{Chain: chain, Log: log, Node: cfg.Node}
 	if !cfg.PostgresURL.Empty() {
-		return sqlstore.OpenPostgres(ctx, cfg.PostgresURL, so)
+		st, err := sqlstore.OpenPostgres(ctx, cfg.PostgresURL, so)
+		if err != nil {
+			return nil, err // not st: a nil of its type is a store
+		}
+		return st, nil
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data folder: %w", err)
 	}
-	return sqlstore.OpenSQLite(ctx, filepath.Join(cfg.DataDir, databaseName), so)
+	st, err := sqlstore.OpenSQLite(ctx, filepath.Join(cfg.DataDir, databaseName), so)
+	if err != nil {
+		return nil, err
+	}
+	return st, nil
 }
 
 // openKeys loads the key file and makes the chain of records from it.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +21,7 @@ func lockFile(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock file: %w", err)
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = tryLock(f)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		who := "another process"
 		if b, rerr := io.ReadAll(io.LimitReader(f, 20)); rerr == nil {
@@ -42,4 +43,17 @@ func lockFile(path string) (*os.File, error) {
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
 	return f, nil
+}
+
+// tryLock takes the lock, or says that another has it. A process that this one
+// just starts has all of its files until it runs its own program, and with them a
+// lock that was let go of meanwhile, so it is tried for a moment.
+func tryLock(f *os.File) error {
+	for try := 0; ; try++ {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || try == 10 {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }

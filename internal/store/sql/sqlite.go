@@ -106,7 +106,7 @@ type group struct {
 }
 
 // OpenSQLite opens the database file at path, which is made if it is not there,
-// and migrates it. A second process, or a second call, fails at once with a
+// and migrates it. A second process, or a second call, fails with a
 // staunch.ErrConflict while the file is open.
 func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err error) {
 	opts, err = opts.withDefaults(1, 4)
