@@ -273,7 +273,9 @@ func (a *App) advanceDrill(ctx context.Context, id string) error {
 // changeDrill reads the row, lets fn change it and keeps it where its phase
 // changed, in one transaction. A phase that is over ends the exercise.
 func (a *App) changeDrill(ctx context.Context, id string, fn func(tx store.Tx, d *staunch.Drill, now staunch.Time) error) error {
-	return a.store.Update(ctx, func(tx store.Tx) error {
+	changed := false
+	err := a.store.Update(ctx, func(tx store.Tx) error {
+		changed = false
 		d, err := tx.Drill(id)
 		if err != nil {
 			return err
@@ -292,9 +294,13 @@ func (a *App) changeDrill(ctx context.Context, id string, fn func(tx store.Tx, d
 				return err
 			}
 		}
-		tx.OnCommit(func() { crashpoint.Here("drill.committed") })
+		changed = true
 		return a.putDrill(tx, d, "engine", now)
 	})
+	if changed && err == nil {
+		crashpoint.Here("drill.committed")
+	}
+	return err
 }
 
 // endDrill tells people of a failure, and the metrics of the end.

@@ -25,7 +25,8 @@
 //	g = 1 − (1 − w₁) · (1 − repeat · (1 − Π_{i≥2} (1 − wᵢ)))
 //
 // so that any number of repeats close at most a tenth (repeat, 0.1) of the gap
-// that the strongest leaves. Different rules count as independent evidence,
+// that the strongest leaves. Who gathers the evidence gives at most twenty of one
+// rule against one ref. Different rules count as independent evidence,
 // which is for their authors to see to: two rules that always fire together
 // should be one rule, or carry half the confidence each.
 //
