@@ -115,13 +115,13 @@ type cursor struct {
 // Bounds of what is remembered. Links of refs that have more are asked for each
 // time.
 const (
-	mostLinks   = 8_192
-	mostOf      = 8_192
-	mostCursors = 8_192
+	mostLinks   = 16_384
+	mostOf      = 16_384
+	mostCursors = 16_384
 	mostSignals = 4_096
 	mostWithin  = 256
-	mostAbove   = 8_192
-	mostLies    = 100_000
+	mostAbove   = 16_384
+	mostLies    = 200_000
 	// fewFound is up to how many signals under a ref are looked for each time.
 	fewFound   = 16
 	linksOfOne = 64
