@@ -182,11 +182,6 @@ func TestLoad(t *testing.T) {
 	if refused == 0 {
 		t.Error("nothing was refused under overload")
 	}
-	if os.Getenv("LOADTRACE") != "" {
-		for _, p := range f.Posted {
-			fmt.Printf("TRACE %d %.3f %.1f\n", p.Batch, p.Due.Sub(began).Seconds(), float64(p.Took.Microseconds())/1000)
-		}
-	}
 	j := n.judge(t, acked, matches)
 	if j.missing+j.doubled+j.wrong > 0 {
 		t.Errorf("of %d acknowledged hits %d are missing, %d are there twice, %d have not the signals that their rules make", j.hits, j.missing, j.doubled, j.wrong)

@@ -202,8 +202,10 @@ type judgedFor struct {
 	drill string
 }
 
+// knowingOf reads from r. A transaction remembers what inventories ask for by
+// itself.
 func knowingOf(r store.Reader) knowing {
-	return knowing{inventory.Memo(r), settledTimes{r, map[staunch.Ref]staunch.Time{}}, &trusted{r: r}, map[judgedFor]*judged{}}
+	return knowing{r, settledTimes{r, map[staunch.Ref]staunch.Time{}}, &trusted{r: r}, map[judgedFor]*judged{}}
 }
 
 // trusted is the trust in the rules whose mode is not what their files say. It is
@@ -457,7 +459,9 @@ func since(evidence []decide.Evidence) staunch.Time {
 // Judge says what policy makes of a ref now, and of what input, without deciding
 // anything. Without evidence the outcome is to observe.
 func (p *Pipeline) Judge(r store.Reader, ref staunch.Ref) (decide.Assessment, decide.Outcome, decide.Input, error) {
-	j, err := p.judge(r, knowingOf(r), p.Bundle(), ref, "", staunch.TimeOf(p.opt.Clock.Now()), nil)
+	known := knowingOf(r)
+	known.Reader = inventory.Memo(r)
+	j, err := p.judge(r, known, p.Bundle(), ref, "", staunch.TimeOf(p.opt.Clock.Now()), nil)
 	if err != nil || j == nil {
 		return decide.Assessment{Subject: ref}, decide.Outcome{V: staunch.Version, Scope: ref, Verdict: staunch.VerdictObserve}, decide.Input{}, err
 	}

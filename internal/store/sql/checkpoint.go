@@ -53,15 +53,20 @@ func newCheckpoints(conn *liteConn, path string, failed func(error)) *checkpoint
 func (c *checkpoints) copy() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.conn.checkpoint("PASSIVE")
+	_, err := c.conn.checkpoint("PASSIVE")
+	return err
 }
 
-// checkpoint copies what it can.
-func (c *liteConn) checkpoint(mode string) error {
-	return c.query(context.Background(), "PRAGMA wal_checkpoint("+mode+")", nil, func(scan func(...any) error) error {
-		var busy, pages, copied int64
-		return scan(&busy, &pages, &copied)
+// checkpoint copies the log in the mode. busy says that another was in the way of
+// all that the mode does.
+func (c *liteConn) checkpoint(mode string) (busy bool, err error) {
+	err = c.query(context.Background(), "PRAGMA wal_checkpoint("+mode+")", nil, func(scan func(...any) error) error {
+		var blocked, pages, copied int64
+		err := scan(&blocked, &pages, &copied)
+		busy = blocked != 0
+		return err
 	})
+	return busy, err
 }
 
 // state reads from the log's index how many pages the log has and how many of
@@ -99,7 +104,8 @@ func (c *checkpoints) committed(writer *liteConn) error {
 			return nil // after the next group, then
 		}
 		defer c.mu.Unlock()
-		return writer.checkpoint("PASSIVE")
+		_, err := writer.checkpoint("PASSIVE")
+		return err
 	case rest >= copyPages:
 		select {
 		case c.wake <- struct{}{}:

@@ -673,15 +673,12 @@ func (s *SQLite) empty() {
 		s.copying.mu.Lock() // it would be in the way
 		defer s.copying.mu.Unlock()
 	}
-	var busy, pages, copied int64
-	err := s.writer.query(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)", nil, func(scan func(...any) error) error {
-		return scan(&busy, &pages, &copied)
-	})
+	busy, err := s.writer.checkpoint("TRUNCATE")
 	if err != nil {
 		s.opts.Log.Warn("emptying the write-ahead log after shredding", "error", err)
 		return
 	}
-	s.scrub = busy != 0
+	s.scrub = busy
 }
 
 // View implements store.Store. fn runs once.
