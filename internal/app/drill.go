@@ -157,18 +157,8 @@ func (a *App) runDrills(ctx context.Context) (busy bool, err error) {
 }
 
 func dueAt(r store.Reader, name string) (staunch.Time, error) {
-	text, err := r.Cursor(drillDue(name))
-	if errors.Is(err, staunch.ErrNotFound) || err == nil && text == "" {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("reading when drill %s is due: %w", name, err)
-	}
-	return staunch.Time(n), nil
+	n, _, err := store.ReadCursor[int64](r, drillDue(name))
+	return staunch.Time(n), err
 }
 
 // beginDue begins an exercise that is due and puts off the next, in one
@@ -187,7 +177,7 @@ func (a *App) beginDue(ctx context.Context, d config.Drill, now staunch.Time) er
 		if at > now && at <= next {
 			return nil // another node was first
 		}
-		if err := tx.PutCursor(drillDue(d.Name), strconv.FormatInt(int64(next), 10)); err != nil {
+		if err := store.WriteCursor(tx, drillDue(d.Name), int64(next)); err != nil {
 			return err
 		}
 		if at == 0 || at > next {

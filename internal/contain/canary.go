@@ -2,7 +2,6 @@ package contain
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -104,15 +103,8 @@ type canary struct {
 func canaryCursor(cause string) string { return "canary/" + cause }
 
 func canaryOf(r store.Reader, cause string) (canary, error) {
-	var c canary
-	text, err := r.Cursor(canaryCursor(cause))
-	if err != nil || text == "" {
-		return c, ignoreNotFound(err)
-	}
-	if err := json.Unmarshal([]byte(text), &c); err != nil {
-		return c, fmt.Errorf("reading the canary of %s: %w", cause, err)
-	}
-	return c, nil
+	c, _, err := store.ReadCursor[canary](r, canaryCursor(cause))
+	return c, err
 }
 
 // follow has a new case wait where one of its causes has a canary that is not
@@ -142,11 +134,7 @@ func follow(tx store.Tx, con *staunch.Containment, req OpenRequest, now staunch.
 		if known && first.Tier <= con.Tier {
 			continue
 		}
-		b, err := json.Marshal(canary{Window: req.Window, Case: con.ID, Tier: con.Tier})
-		if err != nil {
-			return fmt.Errorf("encoding the canary of %s: %w", cause, err)
-		}
-		if err := tx.PutCursor(canaryCursor(cause), string(b)); err != nil {
+		if err := store.WriteCursor(tx, canaryCursor(cause), canary{Window: req.Window, Case: con.ID, Tier: con.Tier}); err != nil {
 			return err
 		}
 	}

@@ -166,7 +166,7 @@ func settledCursor(ref staunch.Ref) string { return "settled/" + ref.Key() }
 
 func settle(tx store.Tx, names []staunch.Ref, subject staunch.Ref, now staunch.Time) error {
 	for _, ref := range append([]staunch.Ref{subject}, names...) {
-		if err := tx.PutCursor(settledCursor(ref), fmt.Sprint(int64(now))); err != nil {
+		if err := store.WriteCursor(tx, settledCursor(ref), int64(now)); err != nil {
 			return err
 		}
 	}
@@ -177,15 +177,8 @@ func settle(tx store.Tx, names []staunch.Ref, subject staunch.Ref, now staunch.T
 // settled by a release, 0 where there was none. Signals learned before it do
 // not count again.
 func SettledAt(r store.Reader, ref staunch.Ref) (staunch.Time, error) {
-	s, err := r.Cursor(settledCursor(ref))
-	if err != nil || s == "" {
-		return 0, ignoreNotFound(err)
-	}
-	var n int64
-	if _, err := fmt.Sscan(s, &n); err != nil {
-		return 0, fmt.Errorf("reading when %s was settled: %w", ref, err)
-	}
-	return staunch.Time(n), nil
+	n, _, err := store.ReadCursor[int64](r, settledCursor(ref))
+	return staunch.Time(n), err
 }
 
 // AdvanceWindow cuts a verification window short: the next stage begins now. A

@@ -1,7 +1,6 @@
 package decide
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -77,28 +76,14 @@ func ReportHealth(tx HealthTx, h Health, now staunch.Time) (Health, error) {
 	if h.Contained, err = known(tx, id, h.At); err != nil {
 		return h, err
 	}
-	b, err := json.Marshal(h)
-	if err != nil {
-		return h, fmt.Errorf("encoding a report of health: %w", err)
-	}
-	return h, tx.PutCursor(healthCursor(id), string(b))
+	return h, store.WriteCursor(tx, healthCursor(id), h)
 }
 
 // clockSlack is how far ahead the clock of who reports may be.
 const clockSlack = 60_000_000_000 // a minute
 
 func healthOf(r Reader, id staunch.Identity) (h Health, ok bool, err error) {
-	text, err := r.Cursor(healthCursor(id))
-	if errors.Is(err, staunch.ErrNotFound) || err == nil && text == "" {
-		return h, false, nil
-	}
-	if err == nil {
-		err = json.Unmarshal([]byte(text), &h)
-	}
-	if err != nil {
-		return h, false, fmt.Errorf("reading the health of group %s: %w", groupOf(id), err)
-	}
-	return h, true, nil
+	return store.ReadCursor[Health](r, healthCursor(id))
 }
 
 // known counts the group's containments that were proven, and not touched since,

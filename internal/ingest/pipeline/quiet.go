@@ -1,8 +1,6 @@
 package pipeline
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -47,23 +45,15 @@ func (p *Pipeline) nothingNew(tx store.Tx, d staunch.Decision, now staunch.Time)
 			d.Scope.String(), d.Bundle, d.Policy, d.Tier.String(), d.Mode.String(), string(d.Verdict), d.Identity.Name,
 		})),
 	}
-	text, err := tx.Cursor(name)
-	if err != nil && !errors.Is(err, staunch.ErrNotFound) {
+	last, ok, err := store.ReadCursor[observed](tx, name)
+	if err != nil {
 		return false, err
 	}
-	if text != "" {
-		var last observed
-		if err := json.Unmarshal([]byte(text), &last); err != nil {
-			return false, fmt.Errorf("reading what was decided last on %s: %w", d.Subject, err)
-		}
+	if ok {
 		age := now.Std().Sub(last.At.Std())
 		if last.Same == mine.Same && mine.Tenth <= last.Tenth && age >= 0 && age < quietFor {
 			return true, nil
 		}
 	}
-	b, err := json.Marshal(mine)
-	if err != nil {
-		return false, fmt.Errorf("encoding what was decided on %s: %w", d.Subject, err)
-	}
-	return false, tx.PutCursor(name, string(b))
+	return false, store.WriteCursor(tx, name, mine)
 }
