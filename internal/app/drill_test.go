@@ -154,9 +154,10 @@ func TestDrillFails(t *testing.T) {
 // TestDrillGoesOn stops the node in the middle and starts it again.
 func TestDrillGoesOn(t *testing.T) {
 	n, p := drillNode(t)
-	before := p.Dump("canary")
+	// The one that has the time that exercises usually have: a restart takes some.
+	before := p.Dump("nightly")
 	p.SetDown(true) // so that it does not end before
-	id := n.run("canary").ID
+	id := n.run("nightly").ID
 	for range 200 {
 		if answer[api.DrillStory](n, http.MethodGet, "/v1/drills/"+id, "").Drill.Phase == staunch.DrillContaining {
 			break
@@ -168,8 +169,8 @@ func TestDrillGoesOn(t *testing.T) {
 	}
 	p.SetDown(false)
 	n.start()
-	if d := n.ended(id); d.Phase != staunch.DrillPassed || p.Dump("canary") != before {
-		t.Errorf("%+v\n%s", d, p.Dump("canary"))
+	if d := n.ended(id); d.Phase != staunch.DrillPassed || p.Dump("nightly") != before {
+		t.Errorf("%+v\n%s", d, p.Dump("nightly"))
 	}
 }
 
