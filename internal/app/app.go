@@ -162,6 +162,7 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 		Protected: a.protected,
 		Admit:     a.admitApproved,
 		Judged:    a.judged,
+		Released:  func(tx store.Tx, con staunch.Containment) error { return decide.Released(tx, con.Caps) },
 		Approving: a.approving,
 		Barred:    a.barredStep,
 	}); err != nil {

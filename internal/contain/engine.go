@@ -90,6 +90,9 @@ type Options struct {
 	// Judged is told, in its transaction, of a release that says whether the
 	// containment was called for. nil is told nothing.
 	Judged func(tx store.Tx, con staunch.Containment, now staunch.Time) error
+	// Released is told, in its transaction, of a case that ends, before it gives its
+	// places back. nil is told nothing.
+	Released func(tx store.Tx, con staunch.Containment) error
 	// Approving says what an approval takes at present; nil gives the defaults.
 	Approving func() Approving
 	// Barred reports why a step must not be called now, "" where it may: it is

@@ -1108,6 +1108,11 @@ func (e *Engine) finish(tx store.Tx, c Case, con *staunch.Containment, now staun
 		con.Trouble = "not everything could be put back: " + diverged
 		return nil
 	}
+	if e.opt.Released != nil {
+		if err := e.opt.Released(tx, *con); err != nil {
+			return err
+		}
+	}
 	if err := giveBack(tx, con.Caps); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/store"
@@ -27,7 +28,9 @@ type Health struct {
 	At      staunch.Time `json:"at"`
 	By      string       `json:"by"`
 	// Contained is how many containments of the group were proven before At, so that
-	// the report knows of them; all others count against it.
+	// the report knows of them; all others count against it. It falls by one with
+	// every containment of the group that is released after the report: nobody knows
+	// whether that one works again before the next report.
 	Contained int `json:"contained"`
 }
 
@@ -43,9 +46,15 @@ type HealthTx interface {
 
 func groupOf(id staunch.Identity) string { return id.Environment + "/" + id.Purpose }
 
-func groupCap(id staunch.Identity) string { return "group/" + groupOf(id) }
+// The names of a group's places and of its last report begin with these.
+const (
+	groupPlaces  = "group/"
+	healthReport = "health/"
+)
 
-func healthCursor(id staunch.Identity) string { return "health/" + groupOf(id) }
+func groupCap(id staunch.Identity) string { return groupPlaces + groupOf(id) }
+
+func healthCursor(id staunch.Identity) string { return healthReport + groupOf(id) }
 
 // ReportHealth keeps a report in the place of the group's last one and returns it as it
 // is kept. A report that is older than the one there is a staunch.ErrConflict; one
@@ -107,6 +116,31 @@ func known(tx HealthTx, id staunch.Identity, at staunch.Time) (int, error) {
 		}
 		page.After = cs[len(cs)-1].ID
 	}
+}
+
+// Released has the last report of a group know of one containment less, since a case
+// with these places ends. Otherwise the place that it gives back would hide
+// one that was contained after the report. If the report did not know of the one that
+// ends, it counts one too many as gone until the next report.
+func Released(tx HealthTx, caps []string) error {
+	for _, c := range caps {
+		group, ok := strings.CutPrefix(c, groupPlaces)
+		if !ok {
+			continue
+		}
+		h, ok, err := store.ReadCursor[Health](tx, healthReport+group)
+		if err != nil {
+			return err
+		}
+		if !ok || h.Contained == 0 {
+			continue
+		}
+		h.Contained--
+		if err := store.WriteCursor(tx, healthReport+group, h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // contained returns how many places of the group are taken.

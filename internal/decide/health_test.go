@@ -156,6 +156,19 @@ func TestReportedHealth(t *testing.T) {
 	if a := admit(t, g, tx, wide(2, 10, func(r *decide.Request) { r.Now = noon.Add(time.Second) })); a.Verdict != staunch.VerdictContain {
 		t.Errorf("one of the three that are not healthy is contained already: %+v", a)
 	}
+	// What the report knew of and was released hides nothing that was contained later.
+	tx = newLedger()
+	a = admit(t, g, tx, wide(1, 10))
+	tx.cases = []staunch.Containment{held(a.Caps, noon)}
+	report(t, tx, health(7, 10, noon.Add(time.Second)), noon.Add(time.Second))
+	if err := errors.Join(decide.Released(tx, a.Caps), tx.GiveBack("group/prod/web")); err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range []staunch.Verdict{staunch.VerdictContain, staunch.VerdictCapped} {
+		if a := admit(t, g, tx, wide(2+n, 10, func(r *decide.Request) { r.Now = noon.Add(time.Second) })); a.Verdict != want {
+			t.Errorf("number %d of seven of which six have to stay: %+v", n+1, a)
+		}
+	}
 	// An old report is no report; people decide without it.
 	late := noon.Add(11 * time.Minute)
 	tx = newLedger()
@@ -251,6 +264,9 @@ func TestGroupsStayHealthy(t *testing.T) {
 				for n := range group * 10 {
 					if admitted[n] == nil {
 						continue
+					}
+					if err := decide.Released(tx, admitted[n]); err != nil {
+						t.Fatal(err)
 					}
 					for _, c := range admitted[n] {
 						if err := tx.GiveBack(c); err != nil {
