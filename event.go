@@ -74,10 +74,11 @@ const (
 func (s Standing) MayEnforce() bool { return s == StandingCurrent }
 
 // EventID derives an event's id from the source instance, the vendor's id or
-// position, and the digest of the content. The same id with other content is
-// another event, so nobody can pre-empt one by guessing its vendor id.
-func EventID(source, vendorID, digest string) string {
-	return "evt_" + hashID("event", source, vendorID, digest)
+// position, the digest of the content, and the time that the content says, 0 where
+// it says none. The same id with other content is another event, so nobody can
+// pre-empt one by guessing its vendor id.
+func EventID(source, vendorID, digest string, at Time) string {
+	return "evt_" + stamped(at, hashID("event", source, vendorID, digest))
 }
 
 // FactType is what a fact states.
@@ -134,8 +135,8 @@ type Fact struct {
 // FactID derives a fact's id from what it states and the event that states it;
 // what is learned later never changes it.
 func FactID(f Fact) string {
-	return "fct_" + hashID("fact", string(f.Type), f.Subject.String(), f.Of.String(), f.By.String(),
-		strconv.FormatInt(int64(f.Time), 10), f.Source, f.Event)
+	return "fct_" + stamped(f.Time, hashID("fact", string(f.Type), f.Subject.String(), f.Of.String(), f.By.String(),
+		strconv.FormatInt(int64(f.Time), 10), f.Source, f.Event))
 }
 
 // Link is one edge that a fact draws in the inventory, from a narrower or

@@ -68,7 +68,7 @@ func Credit(author, license string) string {
 // SignalID derives the id of a single-event signal: the same rule, subject and
 // event always give the same signal, however often it is delivered.
 func SignalID(rule string, accused Ref, event string) string {
-	return "sig_" + hashID("signal", rule, accused.String(), event)
+	return "sig_" + stamped(stampOf(event), hashID("signal", rule, accused.String(), event))
 }
 
 // CorrelationSignalID derives the id of a correlation's signal: the same rule,
@@ -166,5 +166,9 @@ type Decision struct {
 // DecisionID derives a decision's id from its subject, its inputs' signal ids
 // and the bundle.
 func DecisionID(subject Ref, bundle string, signals []string) string {
-	return "dec_" + hashID("decision", append([]string{subject.String(), bundle}, signals...)...)
+	var newest Time
+	for _, s := range signals {
+		newest = max(newest, stampOf(s))
+	}
+	return "dec_" + stamped(newest, hashID("decision", append([]string{subject.String(), bundle}, signals...)...))
 }

@@ -381,7 +381,7 @@ func readEntries(o ReplayOptions, sum *Summary, reject func(string, int, error) 
 			if vendor == "" {
 				vendor = digest
 			}
-			entries = append(entries, entry{at: keys.Time, id: staunch.EventID(o.Source.Name, vendor, digest), raw: raw, file: i, number: rec.Number})
+			entries = append(entries, entry{at: keys.Time, id: staunch.EventID(o.Source.Name, vendor, digest, keys.Time), raw: raw, file: i, number: rec.Number})
 		}
 		o.Progress("read %s: %d records so far", name, len(entries))
 	}

@@ -122,7 +122,7 @@ func (r *rig) contributions(e ev) []correlate.Contribution {
 	}
 	x := &correlate.Event{
 		Event: staunch.Event{
-			ID: staunch.EventID("s", "", string(raw)+fmt.Sprint(e.at)), Source: "s", Realm: "r", Time: at, Standing: standing,
+			ID: staunch.EventID("s", "", string(raw)+fmt.Sprint(e.at), at), Source: "s", Realm: "r", Time: at, Standing: standing,
 			Actor: actor, SourceIP: str("ip"), Operation: e.op,
 		},
 		Doc: doc, Ceiling: staunch.TierRevoke,

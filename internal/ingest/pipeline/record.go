@@ -177,7 +177,7 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 		vendorID = digest // without an id, the content is the position
 	}
 	it.event = staunch.Event{
-		V: staunch.Version, ID: staunch.EventID(src.Name, vendorID, digest), Source: src.Name, VendorID: keys.VendorID,
+		V: staunch.Version, ID: staunch.EventID(src.Name, vendorID, digest, keys.Time), Source: src.Name, VendorID: keys.VendorID,
 		Digest: digest, Realm: src.Realm, Format: src.Format.Name(), Time: keys.Time, Learned: received,
 		Standing: src.standing(keys.Time, received), Outcome: keys.Outcome, Operation: keys.Operation,
 		Actor: keys.Actor, Targets: keys.Targets, SourceIP: keys.SourceIP, OCSF: mapped.OCSF, Raw: raw,

@@ -78,6 +78,37 @@ func MigrateSQLite(ctx context.Context, path string, more map[string]string) err
 	return migrate(ctx, db, files, goose.DialectSQLite3)
 }
 
+// OldSQLite makes a database file as an earlier release did, with the migrations up to
+// newest, and executes the statements in it.
+func OldSQLite(ctx context.Context, path string, newest int, fill ...string) error {
+	files := fstest.MapFS{}
+	all, err := later(nil)
+	if err != nil {
+		return err
+	}
+	names, err := fs.Glob(all, "migrations/*.sql")
+	if err != nil {
+		return err
+	}
+	for _, name := range names[:newest] {
+		files[name] = all.(fstest.MapFS)[name]
+	}
+	db, err := openLite(path, []string{"journal_mode(WAL)"})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	if err := migrate(ctx, db, files, goose.DialectSQLite3); err != nil {
+		return err
+	}
+	for _, statement := range fill {
+		if _, err := db.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // MigratePostgres does the same to the store's database.
 func (p *Postgres) MigratePostgres(ctx context.Context, more map[string]string) error {
 	files, err := later(more)

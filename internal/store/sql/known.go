@@ -56,6 +56,10 @@ type known struct {
 	// under it, where these are many. These and above are for SQLite alone.
 	signals recent[string, *staunch.Signal]
 	within  recent[string, *found]
+	// numbers are those of refs, by their keys; next is the next ref's, 0 while it
+	// is not known. See numbers.go.
+	numbers recent[string, int64]
+	next    int64
 	lasting bool
 }
 
@@ -122,6 +126,7 @@ const (
 	mostWithin  = 256
 	mostAbove   = 16_384
 	mostLies    = 200_000
+	mostNumbers = 32_768
 	// fewFound is up to how many signals under a ref are looked for each time.
 	fewFound   = 16
 	linksOfOne = 64
@@ -135,6 +140,7 @@ func newKnown() *known {
 		signals: recent[string, *staunch.Signal]{most: mostSignals},
 		within:  recent[string, *found]{most: mostWithin},
 		above:   recent[staunch.Ref, []store.Raised]{most: mostAbove},
+		numbers: recent[string, int64]{most: mostNumbers},
 		lies:    map[staunch.Ref]bool{},
 	}
 }
@@ -148,6 +154,8 @@ func (k *known) forget() {
 	k.within.clear()
 	k.above.clear()
 	clear(k.lies)
+	k.numbers.clear()
+	k.next = 0
 }
 
 // accused notes a new signal under the refs that it is found under.

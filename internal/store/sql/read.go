@@ -44,7 +44,7 @@ func fanned[T any](r *reader, u *union, keys [][]any, shared []any, limit int, o
 var eventsNaming = &union{
 	name: "events naming refs", shared: 1, own: 1,
 	head: "SELECT e.body FROM (SELECT at, event FROM (",
-	arm:  "SELECT at, event FROM event_actors WHERE ref = @1 ORDER BY at DESC, event DESC LIMIT $1",
+	arm:  "SELECT at, event FROM event_actors WHERE ref = {@1} ORDER BY at DESC, event DESC LIMIT $1",
 	tail: ") AS u ORDER BY at DESC, event DESC LIMIT $1) AS x JOIN events e ON e.id = x.event",
 }
 
@@ -64,7 +64,7 @@ func linksUnion(name, column string) *union {
 	return &union{
 		name: name, shared: 1, own: 2,
 		head: "SELECT body FROM (",
-		arm:  "SELECT since, fact, rel, body FROM links WHERE " + column + " = @1 AND rel = @2 ORDER BY since, fact LIMIT $1",
+		arm:  "SELECT since, fact, rel, body FROM links WHERE " + column + " = {@1} AND rel = @2 ORDER BY since, fact LIMIT $1",
 		tail: ") AS u ORDER BY since, fact, rel LIMIT $1",
 	}
 }
@@ -185,7 +185,7 @@ func (r *reader) Signal(id string) (staunch.Signal, error) {
 var signalsWithin = &union{
 	name: "signals within refs", shared: 2, own: 1,
 	head: "SELECT s.body FROM (SELECT at, id FROM (",
-	arm:  "SELECT at, id FROM signals_within WHERE within = @1 AND at >= $2 ORDER BY at DESC, id DESC LIMIT $1",
+	arm:  "SELECT at, id FROM signals_within WHERE within = {@1} AND at >= $2 ORDER BY at DESC, id DESC LIMIT $1",
 	tail: ") AS u ORDER BY at DESC, id DESC LIMIT $1) AS x JOIN signals s ON s.id = x.id",
 }
 
@@ -218,7 +218,7 @@ func (r *reader) foundUnder(key string, since staunch.Time, limit int) ([]*staun
 	if !ok || !f.has(since, limit) {
 		f = &found{since: since, most: limit}
 		var ids []string
-		err := r.query("SELECT id FROM signals_within WHERE within = $1 AND at >= $2 ORDER BY at DESC, id DESC LIMIT $3",
+		err := r.query(r.engine.texts().refs("SELECT id FROM signals_within WHERE within = {$1} AND at >= $2 ORDER BY at DESC, id DESC LIMIT $3"),
 			[]any{key, int64(since), int64(limit)}, func(scan func(...any) error) error {
 				var id string
 				err := scan(&id)

@@ -118,7 +118,7 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
 	s := &SQLite{opts: opts, places: make(chan struct{}, queueBound), heads: map[string]store.Head{}, known: newKnown()}
-	s.known.lasting = true
+	s.known.lasting, s.cache.numbered = true, true
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("opening the store %s: %w", path, err), s.release())

@@ -265,6 +265,7 @@ type union struct {
 	name string
 	// head + arms joined by UNION + tail; @1, @2 … in arm are the arm's own
 	// parameters, $1 … $shared those that all have.
+	// {@1} stands for a ref whose key that is; see texts.refs.
 	head, arm, tail string
 	shared, own     int
 }
@@ -275,8 +276,10 @@ const maxArms = 64
 // two, and of insertions by their number of rows, so that they are few and can be
 // prepared.
 type texts struct {
-	mu sync.Mutex
-	m  map[string]map[int]string
+	// numbered says that refs have numbers in the indexes; see numbers.go.
+	numbered bool
+	mu       sync.Mutex
+	m        map[string]map[int]string
 }
 
 func (c *texts) of(u *union, arms int) string {
@@ -298,7 +301,7 @@ func (c *texts) of(u *union, arms int) string {
 		b.WriteString("SELECT * FROM (" + arm + ") AS a" + strconv.Itoa(i))
 	}
 	b.WriteString(u.tail)
-	return c.keep(u.name, arms, b.String())
+	return c.keep(u.name, arms, c.refs(b.String()))
 }
 
 // rows is the text of an insertion of n rows.
@@ -322,6 +325,20 @@ func (c *texts) rows(head string, n, width int) string {
 	}
 	return c.keep(head, n, b.String())
 }
+
+// refs puts a parameter in braces, which has a ref's key, in the form that the
+// indexes have: as it is, or as the ref's number.
+func (c *texts) refs(text string) string {
+	if c.numbered {
+		return numberOfKey.Replace(text)
+	}
+	return keyItself.Replace(text)
+}
+
+var (
+	numberOfKey = strings.NewReplacer("{", "(SELECT n FROM refs WHERE key = unhex(", "}", "))")
+	keyItself   = strings.NewReplacer("{", "", "}", "")
+)
 
 func (c *texts) keep(name string, n int, text string) string {
 	if c.m == nil {

@@ -81,9 +81,13 @@ func (t *tx) PutEvent(e staunch.Event) (bool, error) {
 	if err != nil || !inserted {
 		return false, wrap(err, "putting event %s", e.ID)
 	}
-	var rows [][]any
-	for _, key := range keysOf(e.Actor) {
-		rows = append(rows, []any{key[0], int64(e.Time), e.ID})
+	refs, err := t.columns(keysOf(e.Actor))
+	if err != nil {
+		return false, fmt.Errorf("putting event %s: %w", e.ID, err)
+	}
+	rows := make([][]any, len(refs))
+	for i, ref := range refs {
+		rows[i] = []any{ref, int64(e.Time), e.ID}
 	}
 	if err := t.laterRows("INSERT INTO event_actors (ref, at, event) VALUES", rows); err != nil {
 		return false, fmt.Errorf("putting event %s: %w", e.ID, err)
@@ -113,12 +117,20 @@ func (t *tx) PutFact(f staunch.Fact) (bool, error) {
 		return false, wrap(err, "putting fact %s", f.ID)
 	}
 	links := f.Links()
-	var rows [][]any
+	ends := make([][]any, 0, 2*len(links))
 	for _, l := range links {
+		ends = append(ends, []any{l.From.Key()}, []any{l.To.Key()})
+	}
+	refs, err := t.columns(ends)
+	if err != nil {
+		return false, fmt.Errorf("putting the links of fact %s: %w", f.ID, err)
+	}
+	var rows [][]any
+	for i, l := range links {
 		if body, err = store.Encode(link(l)); err != nil {
 			return false, err
 		}
-		rows = append(rows, []any{l.Fact, string(l.Rel), l.From.Key(), l.To.Key(), int64(l.Since), body})
+		rows = append(rows, []any{l.Fact, string(l.Rel), refs[2*i], refs[2*i+1], int64(l.Since), body})
 		t.known.linkPut(l)
 	}
 	if err := t.laterRows("INSERT INTO links (fact, rel, from_ref, to_ref, since, body) VALUES", rows); err != nil {
@@ -145,7 +157,7 @@ func (t *tx) raise(l staunch.Link) error {
 
 func (t *tx) raiseTo(lower, upper staunch.Ref) error {
 	var id string
-	found, err := t.optional("a signal within a ref", "SELECT id FROM signals_within WHERE within = $1 LIMIT 1", []any{lower.Key()}, &id)
+	found, err := t.optional("a signal within a ref", t.engine.texts().refs("SELECT id FROM signals_within WHERE within = {$1} LIMIT 1"), []any{lower.Key()}, &id)
 	if err != nil || !found {
 		return err
 	}
@@ -157,9 +169,13 @@ func (t *tx) raiseTo(lower, upper staunch.Ref) error {
 		if u.Ref == lower {
 			continue
 		}
-		err := t.later(`INSERT INTO signals_within (within, at, id)
-			SELECT $1, at, id FROM (SELECT at, id FROM signals_within WHERE within = $2 ORDER BY at DESC, id DESC LIMIT $3) AS newest
-			WHERE 1 = 1 ON CONFLICT DO NOTHING`, u.Ref.Key(), lower.Key(), int64(store.MostRisen))
+		at, err := t.columns([][]any{{u.Ref.Key()}})
+		if err != nil {
+			return err
+		}
+		err = t.later(t.engine.texts().refs(`INSERT INTO signals_within (within, at, id)
+			SELECT $1, at, id FROM (SELECT at, id FROM signals_within WHERE within = {$2} ORDER BY at DESC, id DESC LIMIT $3) AS newest
+			WHERE 1 = 1 ON CONFLICT DO NOTHING`), at[0], lower.Key(), int64(store.MostRisen))
 		t.known.within.drop(u.Ref.Key())
 		if err != nil {
 			return err
@@ -230,10 +246,17 @@ func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 		return false, wrap(err, "putting signal %s", s.ID)
 	}
 	over := above[s.Accused]
-	rows, within := make([][]any, len(over)), make([]string, len(over))
+	rows, keys, within := make([][]any, len(over)), make([][]any, len(over)), make([]string, len(over))
 	for i, u := range over {
 		within[i] = u.Ref.Key()
-		rows[i] = []any{within[i], int64(s.Time), s.ID}
+		keys[i] = []any{within[i]}
+	}
+	refs, err := t.columns(keys)
+	if err != nil {
+		return false, fmt.Errorf("putting signal %s: %w", s.ID, err)
+	}
+	for i, ref := range refs {
+		rows[i] = []any{ref, int64(s.Time), s.ID}
 	}
 	if err := t.laterRows("INSERT INTO signals_within (within, at, id) VALUES", rows); err != nil {
 		return false, wrap(err, "putting signal %s", s.ID)

@@ -132,7 +132,7 @@ func CheckLoad(r store.Reader, acked []int) (int, error) {
 }
 
 func checkOne(r store.Reader, c staunch.Containment, n int) error {
-	e := staunch.EventID("test", strconv.Itoa(n), "sha256:00")
+	e := staunch.EventID("test", strconv.Itoa(n), "sha256:00", 0)
 	_, err1 := r.Event(e)
 	_, err2 := r.Signal(staunch.SignalID("rule-1", c.Subject, e))
 	h, err3 := r.ActiveHold(staunch.PlaneGuard, staunch.Target{Ref: c.Subject, Attribute: "login"})

@@ -17,7 +17,7 @@ func Ref(n int) staunch.Ref {
 
 // Signal returns a signal that accuses ref, of event number n at time at.
 func Signal(ref staunch.Ref, n int, at staunch.Time) staunch.Signal {
-	event := staunch.EventID("test", strconv.Itoa(n), "sha256:00")
+	event := staunch.EventID("test", strconv.Itoa(n), "sha256:00", 0)
 	return staunch.Signal{
 		V: staunch.Version, ID: staunch.SignalID("rule-1", ref, event), Rule: "rule-1", Title: "a token used from <outside> & elsewhere",
 		Bundle: "sha256:bundle", Accused: ref, Refs: []staunch.Ref{ref}, Confidence: 0.75, Techniques: []string{"T1078"},
@@ -29,7 +29,7 @@ func Signal(ref staunch.Ref, n int, at staunch.Time) staunch.Signal {
 // Event returns the n-th event by the actors at time at.
 func Event(n int, at staunch.Time, actors ...staunch.Ref) staunch.Event {
 	return staunch.Event{
-		V: staunch.Version, ID: staunch.EventID("test", strconv.Itoa(n), "sha256:00"), Source: "test", VendorID: strconv.Itoa(n),
+		V: staunch.Version, ID: staunch.EventID("test", strconv.Itoa(n), "sha256:00", 0), Source: "test", VendorID: strconv.Itoa(n),
 		Digest: "sha256:00", Realm: "pg/test", Format: "json", Time: at, Learned: at + 7, Standing: staunch.StandingCurrent,
 		Outcome: staunch.OutcomeSuccess, Operation: "login", Actor: actors, SourceIP: "203.0.113.7",
 		Raw: json.RawMessage(`{"user":"a<b>&c","n":` + strconv.Itoa(n) + `}`),
@@ -40,7 +40,7 @@ func Event(n int, at staunch.Time, actors ...staunch.Ref) staunch.Event {
 func Fact(subject, of staunch.Ref, n int, at staunch.Time) staunch.Fact {
 	f := staunch.Fact{
 		V: staunch.Version, Type: staunch.FactSessionStarted, Subject: subject, Of: of, Time: at, Learned: at + 3,
-		Source: "test", Event: staunch.EventID("test", strconv.Itoa(n), "sha256:00"), Attrs: map[string]string{"ip": "203.0.113.7"},
+		Source: "test", Event: staunch.EventID("test", strconv.Itoa(n), "sha256:00", 0), Attrs: map[string]string{"ip": "203.0.113.7"},
 	}
 	f.ID = staunch.FactID(f)
 	return f
