@@ -189,6 +189,15 @@ func TestLoad(t *testing.T) {
 	t.Logf("%d rules, %d records a second in batches of %d for %s", *ruleN, *rate, *size, *lasts)
 	t.Logf("taken: %.0f records a second over %s; the last batch was due at %s", float64(len(all)**size)/took.Seconds(), took.Round(time.Second), *lasts)
 	t.Logf("due → decided and committed: %s", quantiles(steadyOnes))
+	for from := time.Duration(0); from < *lasts; from += *lasts / 20 {
+		var then []time.Duration
+		for _, p := range f.Posted {
+			if due := p.Due.Sub(began); p.Status == http.StatusOK && due >= from && due < from+*lasts/20 {
+				then = append(then, p.Took)
+			}
+		}
+		t.Logf("\tdue from %s: %s", from, quantiles(then))
+	}
 	t.Logf("of batches that the kill concerns: %s", quantiles(late))
 	t.Logf("killed at %s, ready again after %s", outage[0].Sub(began).Round(time.Millisecond), outage[1].Sub(outage[0]).Round(time.Millisecond))
 	t.Logf("processors: staunch %.2f, generator %.2f; most memory %d MiB, after overload %d MiB", spent.Seconds()/took.Seconds(), f.CPU.Seconds()/took.Seconds(), peak, rssAfter)
