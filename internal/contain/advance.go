@@ -124,10 +124,16 @@ func Advance(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time) Acti
 		if con.Replan {
 			return Action{Kind: DoPlan}
 		}
+		if a, ok := advanceShared(c); ok {
+			return a
+		}
 		return Action{Kind: DoNothing, At: earliest(con.WindowEnds, con.Expires)}
 	case staunch.PhaseHeld:
 		if con.Replan {
 			return Action{Kind: DoPlan}
+		}
+		if a, ok := advanceShared(c); ok {
+			return a
 		}
 		return Action{Kind: DoNothing, At: con.Expires}
 	case staunch.PhaseReleasing:
@@ -194,11 +200,21 @@ func advanceSteps(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time)
 		return Action{Kind: DoNothing, At: next}, true
 	}
 	// Last what another case's step makes: it counts when that is proven.
+	if a, ok := advanceShared(c); ok {
+		if c.Containment.Replan {
+			a = Action{Kind: DoPlan}
+		}
+		return a, true
+	}
+	return Action{}, false
+}
+
+// advanceShared looks for an effect that the case claims, that another case's step
+// makes, and that is not proven; or not any more, since the other began to make it
+// anew.
+func advanceShared(c Case) (Action, bool) {
 	for _, s := range c.Steps {
 		if s.State == staunch.StepShared && holdOf(c, s).State != staunch.HoldProven {
-			if c.Containment.Replan {
-				return Action{Kind: DoPlan}, true
-			}
 			return Action{Kind: DoJoin, Step: s.ID}, true
 		}
 	}
