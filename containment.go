@@ -113,6 +113,9 @@ type Containment struct {
 	PlanFile string `json:"plan_file,omitempty"`
 	// Release is how it is to be released, once it is.
 	Release *Release `json:"release,omitempty"`
+	// Judged is what people say of it, the newest word; nil where nobody has said
+	// anything.
+	Judged *Judged `json:"judged,omitempty"`
 	// Trouble says what a person has to look at.
 	Trouble string   `json:"trouble,omitempty"`
 	Notify  []string `json:"notify,omitempty"`
@@ -199,7 +202,7 @@ type Release struct {
 	// comes back to life.
 	Rotated bool `json:"rotated,omitempty"`
 	// Verdict says whether the containment was called for, where whoever released
-	// it said so.
+	// it said so. The case's Judged has what people say of it by now.
 	Verdict Judgement `json:"verdict,omitempty"`
 	// Kept lists effects that stay in force and why.
 	Kept []string `json:"kept,omitempty"`
