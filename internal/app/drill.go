@@ -217,13 +217,9 @@ var drillField = regexp.MustCompile(`\{\{(id|n|unix|time(?::[^{}]*)?)\}\}`)
 // last. The last is of the present, so that none is of the future.
 func fillRecords(d config.Drill, id string, now staunch.Time) string {
 	texts, count := d.Texts(), d.Count()
-	apart := d.Apart.Std()
-	if apart == 0 {
-		apart = time.Millisecond
-	}
 	out := make([]string, count)
 	for i := range out {
-		at := now.Add(-time.Duration(count-1-i) * apart)
+		at := now.Add(-time.Duration(count-1-i) * d.Apart.Std())
 		out[i] = fillRecord(texts[i%len(texts)], id, i+1, at)
 	}
 	return strings.Join(out, "\n")

@@ -202,10 +202,10 @@ type Drill struct {
 	Record string `yaml:"record" json:"record,omitempty"`
 	// Records, in place of Record, are several, in their order.
 	Records []string `yaml:"records" json:"records,omitempty"`
-	// Repeat is how often Record, or all of Records, is sent; 0 is once.
+	// Repeat is how often Record, or all of Records, is sent; default 1.
 	Repeat int `yaml:"repeat" json:"repeat,omitempty"`
 	// Apart is how far the times of two records in a row are from each other; the
-	// last has the present. 0 gives 1ms.
+	// last has the present. Default 1ms.
 	Apart staunch.Duration `yaml:"apart" json:"apart,omitempty"`
 	// Every is how often it runs by itself; 0 is by hand alone.
 	Every staunch.Duration `yaml:"every" json:"every,omitempty"`
@@ -265,6 +265,7 @@ const (
 	LeastCheckpointEvery = time.Minute
 	DefaultRevokeSources = 2
 	DefaultTrustMatches  = 20
+	DefaultDrillApart    = time.Millisecond
 	DefaultDrillWithin   = 30 * time.Second
 	DefaultDrillRestore  = time.Minute
 	// LeastDrillEvery is how often an exercise may run by itself.
@@ -476,6 +477,12 @@ func (c *Config) defaults() {
 		c.Trust.For = staunch.Duration(DefaultTrustFor)
 	}
 	for i := range c.Drills {
+		if c.Drills[i].Repeat == 0 {
+			c.Drills[i].Repeat = 1
+		}
+		if c.Drills[i].Apart == 0 {
+			c.Drills[i].Apart = staunch.Duration(DefaultDrillApart)
+		}
 		if c.Drills[i].Within == 0 {
 			c.Drills[i].Within = staunch.Duration(DefaultDrillWithin)
 		}
@@ -738,12 +745,12 @@ func checkDrillRecords(d Drill, bad func(field, format string, args ...any)) {
 	if size > 0 {
 		most = min(most, maxDrillBytes/size)
 	}
-	if d.Repeat < 0 || d.Repeat > most || most == 0 {
+	if d.Repeat < 1 || d.Repeat > most || most == 0 {
 		bad(".repeat", "is %d: an exercise sends at most %d records of %d bytes together", d.Repeat, MaxDrillRecords, maxDrillBytes)
 		return
 	}
-	if n := time.Duration(d.Count() - 1); d.Apart < 0 || n > 0 && d.Apart.Std() > maxDrillSpan/n {
-		bad(".apart", "is %s: its first record has to be at most %s old", d.Apart.Std(), maxDrillSpan)
+	if n := time.Duration(d.Count() - 1); d.Apart.Std() < time.Microsecond || n > 0 && d.Apart.Std() > maxDrillSpan/n {
+		bad(".apart", "is %s: it is at least 1µs, and the first record at most %s old", d.Apart.Std(), maxDrillSpan)
 	}
 }
 
@@ -756,7 +763,7 @@ func (d Drill) Texts() []string {
 }
 
 // Count returns how many records it sends.
-func (d Drill) Count() int { return len(d.Texts()) * max(d.Repeat, 1) }
+func (d Drill) Count() int { return len(d.Texts()) * d.Repeat }
 
 // Drill returns the exercise called name.
 func (c *Config) Drill(name string) (Drill, bool) {
