@@ -144,12 +144,14 @@ type Asked struct {
 	Persons int `json:"persons"`
 }
 
-// AskedStep is one step that people are asked to approve.
+// AskedStep is one step that people are asked to approve: one verb on one target.
 type AskedStep struct {
-	Connector     string        `json:"connector"`
-	Target        Target        `json:"target"`
-	Verb          Verb          `json:"verb"`
-	Tier          Tier          `json:"tier"`
+	// Connector is the platform's.
+	Connector string `json:"connector"`
+	Target    Target `json:"target"`
+	Verb      Verb   `json:"verb"`
+	Tier      Tier   `json:"tier"`
+	// Call and Undo say in one line each what is sent and what undoes it.
 	Call          string        `json:"call"`
 	Undo          string        `json:"undo"`
 	Reversibility Reversibility `json:"reversibility"`
@@ -178,6 +180,14 @@ func Ask(containment string, steps []AskedStep, gaps []Gap, persons int, drawn T
 	a.Hash = Digest(b)
 	return a
 }
+
+// What an approval takes where nobody says otherwise: how many different people have
+// to approve what cannot be undone, and how long one person's counts while others are
+// missing.
+const (
+	DefaultApprovers   = 2
+	DefaultApprovalFor = 4 * time.Hour
+)
 
 // Approval is one person's.
 type Approval struct {
