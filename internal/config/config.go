@@ -274,7 +274,7 @@ const (
 	// taken in by one transaction.
 	MaxDrillRecords = 500
 	maxDrillRecord  = 64 << 10
-	maxDrillBytes   = 1 << 20
+	maxDrillBytes   = 128 << 10
 	maxDrillSpan    = time.Hour
 	maxDrills       = 100
 

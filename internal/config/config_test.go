@@ -97,7 +97,7 @@ func refusals() map[string]struct{ in, want string } {
 		"drill same":          {drillOf(`records: ["{{id}}", "{{id}}"]`), "drills[0].records[1]: is sent more than once"},
 		"drill same again":    {drillOf(`record: "{{id}}", repeat: 2`), "has to carry {{n}}"},
 		"drill many":          {drillOf(`records: ["{{id}} {{n}}", "{{n}} {{id}}"], repeat: 251`), "at most 500 records"},
-		"drill large":         {drillOf(`record: "{{id}} {{n}} ` + strings.Repeat("x", 60<<10) + `", repeat: 20`), "1048576 bytes together"},
+		"drill large":         {drillOf(`record: "{{id}} {{n}} ` + strings.Repeat("x", 60<<10) + `", repeat: 20`), "131072 bytes together"},
 		"drill few":           {drillOf(`record: "{{id}}", repeat: -1`), "repeat: is -1"},
 		"drill apart":         {drillOf(`record: "{{id}} {{n}}", repeat: 3, apart: 31m`), "at most 1h0m0s old"},
 		"drill often":         {"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"account:r:x:y\", source: s, record: \"{{id}}\", every: 5s}]\n", "at least 1m0s"},
