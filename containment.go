@@ -113,6 +113,9 @@ type Containment struct {
 	PlanFile string `json:"plan_file,omitempty"`
 	// Release is how it is to be released, once it is.
 	Release *Release `json:"release,omitempty"`
+	// Judged is what people say of it, the newest word; nil where nobody has said
+	// anything.
+	Judged *Judged `json:"judged,omitempty"`
 	// Trouble says what a person has to look at.
 	Trouble string   `json:"trouble,omitempty"`
 	Notify  []string `json:"notify,omitempty"`
@@ -141,12 +144,14 @@ type Asked struct {
 	Persons int `json:"persons"`
 }
 
-// AskedStep is one step that people are asked to approve.
+// AskedStep is one step that people are asked to approve: one verb on one target.
 type AskedStep struct {
-	Connector     string        `json:"connector"`
-	Target        Target        `json:"target"`
-	Verb          Verb          `json:"verb"`
-	Tier          Tier          `json:"tier"`
+	// Connector is the platform's.
+	Connector string `json:"connector"`
+	Target    Target `json:"target"`
+	Verb      Verb   `json:"verb"`
+	Tier      Tier   `json:"tier"`
+	// Call and Undo say in one line each what is sent and what undoes it.
 	Call          string        `json:"call"`
 	Undo          string        `json:"undo"`
 	Reversibility Reversibility `json:"reversibility"`
@@ -176,6 +181,14 @@ func Ask(containment string, steps []AskedStep, gaps []Gap, persons int, drawn T
 	return a
 }
 
+// What an approval takes where nobody says otherwise: how many different people have
+// to approve what cannot be undone, and how long one person's counts while others are
+// missing.
+const (
+	DefaultApprovers   = 2
+	DefaultApprovalFor = 4 * time.Hour
+)
+
 // Approval is one person's.
 type Approval struct {
 	By string `json:"by"`
@@ -199,7 +212,7 @@ type Release struct {
 	// comes back to life.
 	Rotated bool `json:"rotated,omitempty"`
 	// Verdict says whether the containment was called for, where whoever released
-	// it said so.
+	// it said so. The case's Judged has what people say of it by now.
 	Verdict Judgement `json:"verdict,omitempty"`
 	// Kept lists effects that stay in force and why.
 	Kept []string `json:"kept,omitempty"`

@@ -40,7 +40,8 @@ type Drill struct {
 	// Within is how long it may take to contain, RestoreWithin to put back.
 	Within        Duration `json:"within"`
 	RestoreWithin Duration `json:"restore_within"`
-	// Record is what is taken in, as it is.
+	// Record is what is taken in, as it is: one record, or several with a line break
+	// between them.
 	Record string `json:"record,omitempty"`
 	// Decision and Containment are what it led to.
 	Decision    string `json:"decision,omitempty"`

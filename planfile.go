@@ -59,16 +59,7 @@ type PlanFile struct {
 
 // PlanTarget is one verb on one target, with the state that it was planned on.
 type PlanTarget struct {
-	// Connector is the platform's.
-	Connector string `json:"connector"`
-	Target    Target `json:"target"`
-	Verb      Verb   `json:"verb"`
-	Tier      Tier   `json:"tier"`
-	// Call and Undo say in one line each what is sent and what undoes it.
-	Call          string        `json:"call"`
-	Undo          string        `json:"undo"`
-	Reversibility Reversibility `json:"reversibility"`
-	Revives       bool          `json:"revives,omitempty"`
+	AskedStep
 	// Probe is the intent's.
 	Probe Ref `json:"probe,omitzero"`
 	// Before is what was there.

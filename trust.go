@@ -16,6 +16,20 @@ const (
 // Valid reports whether j is one of the judgements, or none.
 func (j Judgement) Valid() bool { return j == "" || j == JudgedWrong || j == JudgedRight }
 
+// Judged is what a person said of a containment that was released, with the
+// release or later.
+type Judged struct {
+	Verdict Judgement `json:"verdict"`
+	By      string    `json:"by"`
+	At      Time      `json:"at"`
+	Reason  string    `json:"reason,omitempty"`
+	// Given is how often one was given: each after the first corrects the one
+	// before, which said the opposite.
+	Given int `json:"given"`
+	// Rules has the rules that it counts for, sorted.
+	Rules []string `json:"rules,omitempty"`
+}
+
 // RuleTrust is what has been made of a rule beside its file: how far it may go,
 // where that was changed, and how often it was judged.
 type RuleTrust struct {
@@ -32,6 +46,7 @@ type RuleTrust struct {
 	Declared Mode `json:"declared"`
 	Was      Mode `json:"was"`
 	// Wrong and Right count the containments that were judged so.
+	// Each counts once, by the newest verdict.
 	Wrong     int  `json:"wrong,omitempty"`
 	Right     int  `json:"right,omitempty"`
 	LastWrong Time `json:"last_wrong,omitempty"`
@@ -76,6 +91,8 @@ type TrustEvent struct {
 	By string `json:"by"`
 	// Containment is the case that was judged.
 	Containment string `json:"containment,omitempty"`
+	// Corrects is the judgement of the same case that this one takes the place of.
+	Corrects Judgement `json:"corrects,omitempty"`
 	// From and To are the modes, where they were changed.
 	From   Mode   `json:"from"`
 	To     Mode   `json:"to"`
@@ -97,6 +114,21 @@ const (
 // person what tells it from others: the same rule, kind and key are the same event.
 func TrustEventID(rule string, kind TrustKind, key string) string {
 	return "tru_" + hashID("trust", rule, string(kind), key)[:20]
+}
+
+// LatestJudgements returns of a rule's history, the newest first, the judgement of each case
+// that counts: the newest.
+func LatestJudgements(history []TrustEvent) []TrustEvent {
+	var out []TrustEvent
+	seen := map[string]bool{}
+	for _, ev := range history {
+		if ev.Kind != TrustWrong && ev.Kind != TrustRight || seen[ev.Containment] {
+			continue
+		}
+		seen[ev.Containment] = true
+		out = append(out, ev)
+	}
+	return out
 }
 
 // RuleUse is what a rule has done by what the store has of it. Drills are left

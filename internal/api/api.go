@@ -64,6 +64,7 @@ type Cases interface {
 	// is answered with what would be revived.
 	Release(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error)
 	Clear(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error)
+	Judge(tx store.Tx, id, who string, j staunch.Judgement, reason string) (staunch.Containment, error)
 	AdvanceWindow(tx store.Tx, id, who string) (staunch.Containment, error)
 	Extend(tx store.Tx, id, who string, d time.Duration) (staunch.Containment, error)
 	Approve(tx store.Tx, id, who, scopeHash, planHash string) (staunch.Containment, error)

@@ -197,6 +197,26 @@ func (s *Server) registerContainments() {
 			return s.opt.Cases.Clear(tx, id, r)
 		})
 
+	type judgeInput struct {
+		IDInput
+		Body JudgeRequest
+	}
+	operation(s, Route{Method: "POST", Path: "/v1/containments/{id}/judge", Verb: auth.Release},
+		huma.Operation{
+			OperationID: "judge", Summary: "Say whether a containment that was released was called for", Tags: tags,
+			Description: "Wrong takes the rules behind it one mode down, in the same transaction. A verdict of before, given with the release or later, is corrected: each containment counts once for a rule, by its newest verdict. A demotion is not taken back by a correction. The same verdict again changes nothing.",
+			Errors:      []int{http.StatusNotFound, http.StatusConflict},
+		},
+		func(ctx context.Context, p auth.Principal, in *judgeInput) (*out[Changed], error) {
+			reason, err := words("reason", in.Body.Reason)
+			if err != nil {
+				return nil, err
+			}
+			return s.change(ctx, p, auth.Release, in.ID, func(tx store.Tx) (staunch.Containment, error) {
+				return s.opt.Cases.Judge(tx, in.ID, p.Name, in.Body.Verdict, reason)
+			})
+		})
+
 	operation(s, Route{Method: "POST", Path: "/v1/containments/{id}/advance", Verb: auth.Advance},
 		huma.Operation{OperationID: "advance", Summary: "Cut a verification window, or the wait for a canary, short", Tags: tags, Errors: []int{http.StatusNotFound, http.StatusConflict}},
 		func(ctx context.Context, p auth.Principal, in *IDInput) (*out[Changed], error) {

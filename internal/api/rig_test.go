@@ -349,7 +349,7 @@ func (c engineCases) PlanFile(_ context.Context, req PlanFileRequest, who string
 	f := staunch.PlanFile{
 		V: 1, Kind: staunch.PlanFileKind, Hash: "sha256:0", Subject: req.Subject, MadeBy: who, Made: 1, Until: staunch.Time(1).Add(req.ValidFor.Std()),
 		Approval: req.Approval, Tier: req.Tier, Guard: []staunch.Ref{req.Subject}, Playbook: staunch.Playbook{Stages: []staunch.Stage{}},
-		Scope: staunch.Scope{Roots: []staunch.Ref{req.Subject}}, Targets: []staunch.PlanTarget{{Target: staunch.Target{Ref: req.Subject, Attribute: "login"}}},
+		Scope: staunch.Scope{Roots: []staunch.Ref{req.Subject}}, Targets: []staunch.PlanTarget{{AskedStep: staunch.AskedStep{Target: staunch.Target{Ref: req.Subject, Attribute: "login"}}}},
 	}
 	if req.Playbook == "wide" {
 		f.Targets[0].Target.Ref = billing

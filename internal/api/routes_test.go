@@ -26,6 +26,7 @@ var access = map[string][]auth.Role{
 	"POST /v1/plan/apply":                    {"responder", "approver", "admin"},
 	"POST /v1/backtest":                      {"responder", "approver", "admin"},
 	"POST /v1/containments/{id}/release":     {"responder", "approver", "admin"},
+	"POST /v1/containments/{id}/judge":       {"responder", "approver", "admin"},
 	"POST /v1/containments/{id}/clear":       {"responder", "approver", "admin"},
 	"POST /v1/containments/{id}/advance":     {"responder", "approver", "admin"},
 	"POST /v1/containments/{id}/extend":      {"responder", "approver", "admin"},

@@ -139,6 +139,7 @@ func tell(r staunch.Record) (kind, text string) {
 		Playbook  string           `json:"playbook"`
 		Origin    staunch.Origin   `json:"origin"`
 		Release   *staunch.Release `json:"release"`
+		Judged    *staunch.Judged  `json:"judged"`
 		Operation string           `json:"operation"`
 		Time      staunch.Time     `json:"time"`
 		Event     string           `json:"event"`
@@ -213,6 +214,13 @@ func tell(r staunch.Record) (kind, text string) {
 		}
 		return momentRelease, "released"
 	case staunch.RecordTrust:
+		if v := b.Judged; v != nil {
+			how := ""
+			if v.Given > 1 {
+				how = ", which corrects the verdict before"
+			}
+			return momentRelease, fmt.Sprintf("judged %s: %s%s", v.Verdict, v.Reason, how)
+		}
 		var ev staunch.TrustEvent
 		_ = json.Unmarshal(r.Body, &ev)
 		if ev.Kind == staunch.TrustDemoted {

@@ -148,6 +148,15 @@ type ReleaseRequest struct {
 	Verdict staunch.Judgement `json:"verdict,omitempty" enum:"wrong,right"`
 }
 
+// JudgeRequest says of a containment that was released whether it was called for,
+// or corrects what was said.
+type JudgeRequest struct {
+	// Verdict: wrong takes the rules behind it one mode down at once, from enforce to
+	// recommend to shadow; right counts in their favour.
+	Verdict staunch.Judgement `json:"verdict" enum:"wrong,right"`
+	Reason  string            `json:"reason" minLength:"1" maxLength:"1000"`
+}
+
 // ExtendRequest puts a window or expiry off.
 type ExtendRequest struct {
 	By staunch.Duration `json:"by" doc:"such as 30m" example:"30m"`

@@ -450,6 +450,10 @@ func (c cases) Clear(tx store.Tx, id string, r staunch.Release) (staunch.Contain
 	return c.a.engine.Clear(tx, id, r)
 }
 
+func (c cases) Judge(tx store.Tx, id, who string, j staunch.Judgement, reason string) (staunch.Containment, error) {
+	return c.a.engine.Judge(tx, id, who, j, reason)
+}
+
 func (c cases) AdvanceWindow(tx store.Tx, id, who string) (staunch.Containment, error) {
 	return c.a.engine.AdvanceWindow(tx, id, who)
 }

@@ -461,8 +461,8 @@ const clearedCase = "clear"
 // clearing its window, or by a release whose reason says so.
 func falseAlarm(r store.Reader, con staunch.Containment) (bool, error) {
 	switch {
-	case con.Release.Verdict != "":
-		return con.Release.Verdict == staunch.JudgedWrong, nil
+	case con.Judged != nil:
+		return con.Judged.Verdict == staunch.JudgedWrong, nil
 	case con.Release.By == "engine" || con.Drill != "":
 		return false, nil
 	}

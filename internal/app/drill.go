@@ -207,18 +207,33 @@ func (a *App) beginDrill(tx store.Tx, d config.Drill, by, key string, now staunc
 		V: staunch.Version, ID: staunch.DrillID(d.Name, key), Name: d.Name, Canary: d.Canary, Source: d.Source, By: by,
 		Phase: staunch.DrillInjecting, Began: now, Due: now.Add(d.Within.Std()), Within: d.Within, RestoreWithin: d.RestoreWithin,
 	}
-	row.Record = fillRecord(d.Record, row.ID, now)
+	row.Record = fillRecords(d, row.ID, now)
 	return row, a.putDrill(tx, row, by, now)
 }
 
-var drillField = regexp.MustCompile(`\{\{(id|unix|time(?::[^{}]*)?)\}\}`)
+var drillField = regexp.MustCompile(`\{\{(id|n|unix|time(?::[^{}]*)?)\}\}`)
 
-// fillRecord replaces what stands for the exercise in its record.
-func fillRecord(text, id string, now staunch.Time) string {
+// fillRecords returns the records of an exercise, a line break after each but the
+// last. The last is of the present, so that none is of the future.
+func fillRecords(d config.Drill, id string, now staunch.Time) string {
+	texts, count := d.Texts(), d.Count()
+	out := make([]string, count)
+	for i := range out {
+		at := now.Add(-time.Duration(count-1-i) * d.Apart.Std())
+		out[i] = fillRecord(texts[i%len(texts)], id, i+1, at)
+	}
+	return strings.Join(out, "\n")
+}
+
+// fillRecord replaces what stands for the exercise, for the record's number and for
+// its time.
+func fillRecord(text, id string, n int, now staunch.Time) string {
 	return drillField.ReplaceAllStringFunc(text, func(m string) string {
 		switch name, layout, _ := strings.Cut(strings.Trim(m, "{}"), ":"); {
 		case name == "id":
 			return id
+		case name == "n":
+			return strconv.Itoa(n)
 		case name == "unix":
 			return strconv.FormatInt(now.Std().Unix(), 10)
 		case layout != "":
@@ -329,7 +344,7 @@ func failDrill(d *staunch.Drill, format string, args ...any) {
 	}
 }
 
-// inject takes the exercise's record in, and finds the case that it led to. After
+// inject takes the exercise's records in, and finds the case that it led to. After
 // a crash it may do so again: the same record is the same event.
 func (a *App) inject(ctx context.Context, d staunch.Drill) error {
 	s := a.current()
@@ -368,7 +383,7 @@ func (a *App) inject(ctx context.Context, d staunch.Drill) error {
 		return fail("the canary is contained by %s, which is not this drill's", other)
 	}
 	exercise := *src
-	exercise.Drill = &pipeline.Drill{ID: d.ID, Canaries: []staunch.Ref{d.Canary}}
+	exercise.Drill = &pipeline.Drill{ID: d.ID, Canaries: []staunch.Ref{d.Canary}, Decided: drillDecided}
 	crashpoint.Here("drill.inject")
 	sent := staunch.TimeOf(a.opt.Clock.Now())
 	rep, err := a.pipe.Ingest(ctx, &exercise, strings.NewReader(d.Record), "")
@@ -376,32 +391,45 @@ func (a *App) inject(ctx context.Context, d staunch.Drill) error {
 	switch {
 	case errors.Is(err, store.ErrBundle), errors.Is(err, staunch.ErrOverloaded), ctx.Err() != nil:
 		return nil // once more, until it is too late
-	case err != nil && errors.Is(err, staunch.ErrInvalid):
-		return fail("its record cannot be read: %v", err)
-	case err != nil:
+	case err != nil && !errors.Is(err, staunch.ErrInvalid):
 		return err
-	case len(rep.Rejected) > 0:
-		return fail("its record was refused: %s", rep.Rejected[0].Error)
 	}
 	return a.changeDrill(ctx, d.ID, func(tx store.Tx, d *staunch.Drill, _ staunch.Time) error {
+		switch {
+		case err != nil:
+			d.Failure = fmt.Sprintf("its record cannot be read: %v", err)
+		case len(rep.Rejected) > 0:
+			d.Failure = fmt.Sprintf("its record %d was refused: %s", rep.Rejected[0].Record, rep.Rejected[0].Error)
+		}
+		// What the good ones led to is put back all the same.
 		return findCase(tx, d, sent)
 	})
 }
 
-// findCase finds what the record led to that was sent at an instant.
-func findCase(tx store.Tx, d *staunch.Drill, sent staunch.Time) error {
-	ds, err := tx.Decisions(store.Page{Limit: store.MaxPage})
-	if err != nil {
+// drillDecided notes in the exercise's row what was decided, in the transaction of
+// the decision: whoever goes on with it after a crash finds it there, however much
+// was decided meanwhile. Of several the first that contains counts.
+func drillDecided(tx store.Tx, made staunch.Decision) error {
+	d, err := tx.Drill(made.Drill)
+	if err != nil || d.Containment != "" || d.Decision != "" && made.Containment == "" {
 		return err
 	}
-	i := slices.IndexFunc(ds, func(o staunch.Decision) bool { return o.Drill == d.ID })
-	if i < 0 {
+	d.Decision, d.Containment = made.ID, made.Containment
+	return tx.PutDrill(d)
+}
+
+// findCase has the exercise go on with what its records led to that were sent at an
+// instant.
+func findCase(tx store.Tx, d *staunch.Drill, sent staunch.Time) error {
+	if d.Decision == "" {
 		d.Mark(staunch.DrillMarkInjected, sent)
 		failDrill(d, "nobody decided anything: no rule matched its record, or none accuses %s", d.Canary)
 		return nil
 	}
-	made := ds[i]
-	d.Decision, d.Containment = made.ID, made.Containment
+	made, err := tx.Decision(d.Decision)
+	if err != nil {
+		return err
+	}
 	d.Mark(staunch.DrillMarkInjected, min(sent, made.Made)) // it may have been sent once more
 	d.Mark(staunch.DrillMarkDecided, made.Made)
 	if made.Containment == "" {

@@ -151,6 +151,88 @@ func TestDrillFails(t *testing.T) {
 	})
 }
 
+// TestDrillCorrelation has a drill send what a correlation needs, a second time in
+// the same window as well, while others are decided on more often than a page of
+// decisions has.
+func TestDrillCorrelation(t *testing.T) {
+	p := connectortest.NewFakePlatform(staunch.SystemClock{})
+	p.AddAccount("canary")
+	n := newNodeOn(t, p, map[string]string{"staunch.yaml": nodeConfig + `drills:
+  - name: guess
+    canary: account:json/app:name:canary
+    source: events
+    repeat: 2
+    apart: 1s
+    records:
+      - '{"id":"{{id}}-{{n}}","time":"{{time}}","user":"canary","action":"login","outcome":"failure"}'
+      - '{"id":"{{id}}-{{n}}","time":"{{time}}","user":"canary","action":"login","outcome":"failure","again":true}'
+  - name: few
+    canary: account:json/app:name:other
+    source: events
+    repeat: 3
+    record: '{"id":"{{id}}-{{n}}","time":"{{time}}","user":"other","action":"login","outcome":"failure"}'
+`, "rules/guess.yaml": `title: A failure
+id: fail
+name: fail
+level: low
+logsource: {product: app}
+detection: {s: {action: login, outcome: failure}, condition: s}
+---
+title: Many failures
+id: many
+level: critical
+correlation: {type: event_count, rules: [fail], group-by: [staunch.account], timespan: 1h, condition: {gte: 4}}
+`})
+	if err := n.app.Store().Update(t.Context(), func(tx store.Tx) error {
+		for i := range store.MaxPage + 1 {
+			ref := staunch.Ref{Kind: staunch.KindAccount, Realm: "json/app", Scheme: "name", Value: fmt.Sprint("busy-", i)}
+			d := staunch.Decision{V: 1, ID: staunch.DecisionID(ref, "b", nil), Subject: ref, Scope: ref, Made: staunch.TimeOf(time.Now().Add(time.Hour))}
+			if _, err := tx.PutDecision(d); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		d := n.ended(n.run("guess").ID)
+		if d.Phase != staunch.DrillPassed || d.Decision == "" {
+			t.Fatalf("%+v", d)
+		}
+		lines := strings.Split(d.Record, "\n")
+		if len(lines) != 4 || !strings.Contains(lines[3], d.ID+"-4") || strings.Contains(lines[2], "again") || !strings.Contains(lines[3], "again") {
+			t.Errorf("what was taken in: %q", lines)
+		}
+	}
+	if d := n.ended(n.run("few").ID); d.Phase != staunch.DrillFailed || !strings.Contains(d.Failure, "nobody decided anything") {
+		t.Errorf("too few: %+v", d)
+	}
+}
+
+// TestDrillRefused holds that what the good ones of a drill's records led to is put
+// back where another is refused.
+func TestDrillRefused(t *testing.T) {
+	p := connectortest.NewFakePlatform(staunch.SystemClock{})
+	p.AddAccount("canary")
+	before := p.Dump("canary")
+	n := newNodeOn(t, p, map[string]string{"staunch.yaml": nodeConfig + `drills:
+  - name: broken
+    canary: account:json/app:name:canary
+    source: events
+    records:
+      - '{"id":"{{id}}","time":"{{time}}","user":"canary","action":"dump"}'
+      - '{"id":"{{id}}-2","time":"{{time}}",}'
+`})
+	d := n.ended(n.run("broken").ID)
+	if d.Phase != staunch.DrillFailed || !strings.Contains(d.Failure, "record 2 was refused") || d.Containment == "" {
+		t.Errorf("%+v", d)
+	}
+	if after := p.Dump("canary"); after != before || len(n.cases()) != 1 || n.cases()[0].Phase.Open() {
+		t.Errorf("the canary was\n%s\nand is\n%s, %+v", before, after, n.cases())
+	}
+}
+
 // TestDrillGoesOn stops the node in the middle and starts it again.
 func TestDrillGoesOn(t *testing.T) {
 	n, p := drillNode(t)

@@ -46,18 +46,18 @@ func declaredIn(rules map[string]*sigma.Rule) func(string) staunch.Mode {
 }
 
 // judged has what a person said of a containment count for the rules behind it, in
-// the transaction of its release, and tells people of demotions.
-func (a *App) judged(tx store.Tx, con staunch.Containment, now staunch.Time) error {
-	demoted, err := decide.Judge(tx, con, declaredIn(rulesOf(a.current().Bundle)), now)
+// the transaction that keeps the verdict, and tells people of demotions.
+func (a *App) judged(tx store.Tx, con staunch.Containment, was *staunch.Judged, now staunch.Time) ([]string, error) {
+	rules, demoted, err := decide.Judge(tx, con, was, declaredIn(rulesOf(a.current().Bundle)), now)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, ev := range demoted {
 		if err := a.tellTrust(tx, ev); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return rules, nil
 }
 
 func (a *App) tellTrust(tx store.Tx, ev staunch.TrustEvent) error {
@@ -165,7 +165,7 @@ func (t truster) standing(r store.Reader, rules map[string]*sigma.Rule, use stau
 		if err != nil {
 			return s, err
 		}
-		for _, ev := range events {
+		for _, ev := range staunch.LatestJudgements(events) {
 			// What demoted it was of the mode before.
 			if ev.Kind == staunch.TrustWrong && ev.At > trust.Changed {
 				trial.Wrong++

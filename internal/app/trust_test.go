@@ -99,3 +99,76 @@ func TestWrongReleaseDemotes(t *testing.T) {
 		t.Errorf("a promoted rule: %+v", now)
 	}
 }
+
+// TestJudgeLater holds that a case can be judged after its release, that a verdict
+// can be corrected, and that each change is counted once and on record.
+func TestJudgeLater(t *testing.T) {
+	n := newNodeWith(t, map[string]string{"staunch.yaml": nodeConfig + channel})
+	n.post(event("1", "mallory", "dump") + event("2", "bob", "dump"))
+	id, other := n.cases()[0].ID, n.cases()[1].ID
+	path := "/v1/containments/" + id
+	judge := func(verdict string) staunch.Containment {
+		t.Helper()
+		return answer[api.Changed](n, http.MethodPost, path+"/judge", `{"verdict":"`+verdict+`","reason":"looked at it again"}`).Containment
+	}
+	refused := func(status int, path, body, says string) {
+		t.Helper()
+		if got, b := n.call(http.MethodPost, path, n.admin, body); got != status || !strings.Contains(string(b), says) {
+			t.Errorf("%s: %d %s, want %d with %q", body, got, b, status, says)
+		}
+	}
+	rule := func(wrong, right int, mode staunch.Mode) api.RuleHistory {
+		t.Helper()
+		h := answer[api.RuleHistory](n, http.MethodGet, "/v1/trust/rule?rule=dump", "")
+		if h.Rule.Wrong != wrong || h.Rule.Right != right || h.Rule.Mode != mode || (h.Rule.LastWrong != 0) != (wrong > 0) {
+			t.Errorf("%+v, want %d wrong, %d right, mode %s", h.Rule, wrong, right, mode)
+		}
+		return h
+	}
+	refused(http.StatusConflict, path+"/judge", `{"verdict":"wrong","reason":"x"}`, "judged when it is released")
+	answer[api.Changed](n, http.MethodPost, path+"/release", `{"reason":"keys replaced","rotated":true}`)
+	rule(0, 0, staunch.ModeEnforce)
+	refused(http.StatusBadRequest, path+"/judge", `{"verdict":"perhaps","reason":"x"}`, "verdict")
+	refused(http.StatusBadRequest, path+"/judge", `{"reason":"x"}`, "verdict")
+	refused(http.StatusBadRequest, path+"/judge", `{"verdict":"wrong","reason":" "}`, "reason")
+	refused(http.StatusNotFound, "/v1/containments/con_x/judge", `{"verdict":"wrong","reason":"x"}`, "")
+
+	con := judge("right")
+	if con.Judged == nil || con.Judged.By != "root" || con.Judged.Given != 1 || len(con.Judged.Rules) != 1 {
+		t.Fatalf("%+v", con.Judged)
+	}
+	rule(0, 1, staunch.ModeEnforce)
+	if n.told("trust.demoted") {
+		t.Error("a demotion was told")
+	}
+	con = judge("wrong")
+	if h := rule(1, 0, staunch.ModeRecommend); con.Judged.Given != 2 || len(h.History) != 3 || !n.told("trust.demoted") {
+		t.Errorf("%+v, %+v", con.Judged, h.History)
+	}
+	n.post(event("3", "eve", "dump"))
+	if len(n.cases()) != 2 {
+		t.Error("a rule that was judged wrong contained")
+	}
+	again := judge("wrong")
+	if again.Judged.Given != 2 || again.Judged.At != con.Judged.At || again.Generation != con.Generation {
+		t.Errorf("the same again: %+v", again.Judged)
+	}
+	rule(1, 0, staunch.ModeRecommend)
+
+	// It says nothing of the other case, whose verdict comes with its release.
+	answer[api.Changed](n, http.MethodPost, "/v1/containments/"+other+"/release", `{"reason":"keys replaced","rotated":true,"verdict":"right"}`)
+	rule(1, 1, staunch.ModeRecommend)
+	judge("right")
+	rule(0, 2, staunch.ModeRecommend)
+
+	c := answer[api.Case](n, http.MethodGet, path, "")
+	var told []string
+	for _, m := range c.Timeline {
+		if strings.HasPrefix(m.Text, "judged") {
+			told = append(told, m.Text)
+		}
+	}
+	if len(told) != 3 || c.Containment.Judged.Verdict != staunch.JudgedRight || c.Containment.Release.Verdict != "" || !strings.Contains(told[2], "judged right: looked at it again, which corrects") {
+		t.Errorf("%q, %+v", told, c.Containment.Judged)
+	}
+}

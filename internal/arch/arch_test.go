@@ -71,7 +71,7 @@ var (
 	packs     = []string{"rules/...", "policies/...", "web/..."}
 	// helpers are for tests; what ships does not import them.
 	helpers = []string{
-		"internal/format/formattest", "internal/connector/connectortest", "internal/store/storetest", "internal/store/memory", "test/...",
+		"internal/format/formattest", "internal/connector/connectortest", "internal/store/storetest", "internal/store/memory", "internal/contain/containtest", "test/...",
 	}
 )
 

@@ -129,7 +129,7 @@ func ruleOf(v Verb) (rule, bool) {
 	case Extend:
 		return rule{roles: responders, does: "extend a window or an expiry"}, true
 	case Release:
-		return rule{roles: responders, does: "release a containment, with a confirmation where that revives a secret"}, true
+		return rule{roles: responders, does: "release a containment, with a confirmation where that revives a secret, and judge it"}, true
 	case Approve:
 		return rule{roles: approvers, does: "approve what policy or another principal asked for, never one's own"}, true
 	case Audit:

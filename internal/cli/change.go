@@ -60,6 +60,59 @@ shadow, on all nodes, and people are told (staunch trust).`,
 	return cmd
 }
 
+func newJudgeCmd(g *globals) *cobra.Command {
+	var req api.JudgeRequest
+	cmd := &cobra.Command{
+		Use:   "judge ID --verdict wrong|right --reason TEXT",
+		Short: "Say of a released containment whether it was called for",
+		Long: `Say of a containment that was released whether it was called for, when that is known
+only later, or correct what was said of it. Nothing is contained or put back by it.
+
+wrong takes every rule that was a meaningful part of it one mode down, in the same
+transaction, as release --wrong does; right counts in their favour (staunch trust).
+Each containment counts once, by its newest verdict, and every verdict stays on
+record. One that is corrected to right leaves its rules where it took them: lift them
+with staunch trust promote.`,
+		Example: `  staunch judge con_0123456789abcdef0123 --verdict wrong --reason "it was the backup job"
+  staunch judge con_0123456789abcdef0123 --verdict right --reason "the key was on a paste site" -o json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := needReason(req.Reason); err != nil {
+				return err
+			}
+			if req.Verdict == "" || !req.Verdict.Valid() {
+				return usagef("--verdict %q is not wrong or right", req.Verdict)
+			}
+			return g.withClient(func(c *client.Client) error {
+				ch, err := c.Judge(cmd.Context(), args[0], req)
+				if err != nil {
+					return err
+				}
+				return g.print(ch, func(w io.Writer) { writeJudged(w, ch.Containment) })
+			})
+		},
+	}
+	cmd.Flags().StringVar((*string)(&req.Verdict), "verdict", "", "whether it was called for: wrong or right (needed)")
+	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for people and the record (needed)")
+	return cmd
+}
+
+func writeJudged(w io.Writer, con staunch.Containment) {
+	v := con.Judged
+	if v == nil { // of an older server
+		return
+	}
+	row(w, fmt.Sprintf("%s was judged %s by %s", con.ID, v.Verdict, v.By))
+	rules := "no rule: none led to it"
+	if len(v.Rules) > 0 {
+		rules = strings.Join(v.Rules, ", ")
+	}
+	row(w, "it counts for "+rules)
+	if v.Given > 1 && v.Verdict == staunch.JudgedRight && len(v.Rules) > 0 {
+		row(w, "a rule that it took down stays there: staunch trust promote")
+	}
+}
+
 func newClearCmd(g *globals) *cobra.Command {
 	var req api.ReleaseRequest
 	cmd := &cobra.Command{

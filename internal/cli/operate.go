@@ -179,8 +179,12 @@ func newTokenRevokeCmd(g *globals) *cobra.Command {
 
 func newBreakerCmd(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "breaker",
-		Short:   "List and reset the breakers of automatic containment",
+		Use:   "breaker",
+		Short: "List and reset the breakers of automatic containment",
+		Long: `List and reset the breakers of automatic containment. While one is open, new
+automatic containments in its scope are stopped. What people do, approvals and every
+release go on; so does what revokes where the breaker is of a realm (connector/REALM)
+or of all (global), by sources and rules whose own breakers are closed.`,
 		Example: "  staunch breaker list\n  staunch breaker reset source/cloudtrail",
 	}
 	cmd.AddCommand(&cobra.Command{

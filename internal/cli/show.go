@@ -62,7 +62,9 @@ func writeCase(w io.Writer, cs api.Case) {
 	field(w, "trouble", con.Trouble)
 	if r := con.Release; r != nil {
 		field(w, "released by", fmt.Sprintf("%s at %s: %s", r.By, shortTime(r.At), r.Reason))
-		field(w, "judged", r.Verdict)
+		if v := con.Judged; v != nil {
+			field(w, "judged", judgedLine(*v))
+		}
 		for _, k := range r.Kept {
 			field(w, "stays", k)
 		}
@@ -104,6 +106,11 @@ func writeCase(w io.Writer, cs api.Case) {
 			row(w, r)
 		}
 	}
+}
+
+// judgedLine says what people say of a case, and where not its release said it.
+func judgedLine(v staunch.Judged) string {
+	return fmt.Sprintf("%s by %s at %s: %s", v.Verdict, v.By, shortTime(v.At), v.Reason)
 }
 
 func writeScope(w io.Writer, cs api.Case) {

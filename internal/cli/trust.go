@@ -21,8 +21,8 @@ func newTrustCmd(g *globals) *cobra.Command {
 		Long: `How far each rule may go, and what it has done: shadow decides and records,
 recommend tells people, enforce contains. A rule begins with what its file and
 rule_modes say. From there a person promotes or demotes it, and a containment that
-is released as wrong (staunch release --wrong) demotes the rules behind it by one
-mode, at once and on all nodes. Nothing is ever promoted by itself.
+is judged wrong (staunch release --wrong, staunch judge) demotes the rules behind it
+by one mode, at once and on all nodes. Nothing is ever promoted by itself.
 
 Without RULE, list the rules that matched anything or were judged, by id: how far
 each may go, its matches, decisions above observe and containments, and how many of

@@ -193,12 +193,20 @@ type Drill struct {
 	// Canary is whom it contains and puts back: an account, credential or session
 	// that nothing depends on.
 	Canary staunch.Ref `yaml:"canary" json:"canary"`
-	// Source is the source whose way its record goes.
+	// Source is the source whose way its records go.
 	Source string `yaml:"source" json:"source"`
-	// Record is one record in the source's format that accuses the canary. {{id}} is
-	// replaced by the exercise's id, {{time}} by now in RFC 3339, {{time:LAYOUT}} by
-	// now in Go's layout, {{unix}} by now in seconds.
-	Record string `yaml:"record" json:"record"`
+	// Record is one record in the source's format. Its rules, or correlations over all
+	// the records, accuse the canary. {{id}} is replaced by the exercise's id, {{n}} by
+	// the record's number from 1, {{time}} by its time in RFC 3339, {{time:LAYOUT}} by
+	// that in Go's layout, {{unix}} by that in seconds.
+	Record string `yaml:"record" json:"record,omitempty"`
+	// Records, in place of Record, are several, in their order.
+	Records []string `yaml:"records" json:"records,omitempty"`
+	// Repeat is how often Record, or all of Records, is sent; default 1.
+	Repeat int `yaml:"repeat" json:"repeat,omitempty"`
+	// Apart is how far the times of two records in a row are from each other; the
+	// last has the present. Default 1ms.
+	Apart staunch.Duration `yaml:"apart" json:"apart,omitempty"`
 	// Every is how often it runs by itself; 0 is by hand alone.
 	Every staunch.Duration `yaml:"every" json:"every,omitempty"`
 	// Within is how long it may take to contain, RestoreWithin to put back; defaults
@@ -257,11 +265,17 @@ const (
 	LeastCheckpointEvery = time.Minute
 	DefaultRevokeSources = 2
 	DefaultTrustMatches  = 20
+	DefaultDrillApart    = time.Millisecond
 	DefaultDrillWithin   = 30 * time.Second
 	DefaultDrillRestore  = time.Minute
 	// LeastDrillEvery is how often an exercise may run by itself.
 	LeastDrillEvery = time.Minute
+	// MaxDrillRecords is how many records an exercise sends at most; all of them are
+	// taken in by one transaction.
+	MaxDrillRecords = 500
 	maxDrillRecord  = 64 << 10
+	maxDrillBytes   = 128 << 10
+	maxDrillSpan    = time.Hour
 	maxDrills       = 100
 
 	DefaultTrustFor  = 14 * 24 * time.Hour
@@ -463,6 +477,12 @@ func (c *Config) defaults() {
 		c.Trust.For = staunch.Duration(DefaultTrustFor)
 	}
 	for i := range c.Drills {
+		if c.Drills[i].Repeat == 0 {
+			c.Drills[i].Repeat = 1
+		}
+		if c.Drills[i].Apart == 0 {
+			c.Drills[i].Apart = staunch.Duration(DefaultDrillApart)
+		}
 		if c.Drills[i].Within == 0 {
 			c.Drills[i].Within = staunch.Duration(DefaultDrillWithin)
 		}
@@ -689,9 +709,7 @@ func (c *Config) checkDrills(sources map[string]bool, bad func(line int, field, 
 		if !sources[d.Source] {
 			bad(0, f+".source", "%q is not a configured source", d.Source)
 		}
-		if !strings.Contains(d.Record, "{{id}}") || len(d.Record) > maxDrillRecord {
-			bad(0, f+".record", "has to carry {{id}}, which labels it and tells one exercise from the next, and to be at most %d bytes", maxDrillRecord)
-		}
+		checkDrillRecords(d, func(field, format string, args ...any) { bad(0, f+field, format, args...) })
 		if every := d.Every.Std(); every != 0 && every < LeastDrillEvery {
 			bad(0, f+".every", "is %s, at least %s is needed", every, LeastDrillEvery)
 		}
@@ -702,6 +720,50 @@ func (c *Config) checkDrills(sources map[string]bool, bad func(line int, field, 
 		}
 	}
 }
+
+// checkDrillRecords checks what an exercise sends.
+func checkDrillRecords(d Drill, bad func(field, format string, args ...any)) {
+	if (d.Record == "") == (len(d.Records) == 0) {
+		bad(".record", "set either record or records")
+		return
+	}
+	texts, size := d.Texts(), 0
+	for i, text := range texts {
+		field := ".record"
+		if d.Record == "" {
+			field = fmt.Sprintf(".records[%d]", i)
+		}
+		size += len(text)
+		switch {
+		case !strings.Contains(text, "{{id}}") || len(text) > maxDrillRecord:
+			bad(field, "has to carry {{id}}, which labels it and tells one exercise from the next, and to be at most %d bytes", maxDrillRecord)
+		case (d.Repeat > 1 || slices.Contains(texts[:i], text)) && !strings.Contains(text, "{{n}}"):
+			bad(field, "is sent more than once and has to carry {{n}}, which tells one from the next: the same record again is the same event")
+		}
+	}
+	most := MaxDrillRecords / len(texts)
+	if size > 0 {
+		most = min(most, maxDrillBytes/size)
+	}
+	if d.Repeat < 1 || d.Repeat > most || most == 0 {
+		bad(".repeat", "is %d: an exercise sends at most %d records of %d bytes together", d.Repeat, MaxDrillRecords, maxDrillBytes)
+		return
+	}
+	if n := time.Duration(d.Count() - 1); d.Apart.Std() < time.Microsecond || n > 0 && d.Apart.Std() > maxDrillSpan/n {
+		bad(".apart", "is %s: it is at least 1µs, and the first record at most %s old", d.Apart.Std(), maxDrillSpan)
+	}
+}
+
+// Texts returns what it sends, once each.
+func (d Drill) Texts() []string {
+	if d.Record != "" {
+		return []string{d.Record}
+	}
+	return d.Records
+}
+
+// Count returns how many records it sends.
+func (d Drill) Count() int { return len(d.Texts()) * d.Repeat }
 
 // Drill returns the exercise called name.
 func (c *Config) Drill(name string) (Drill, bool) {

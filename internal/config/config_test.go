@@ -11,6 +11,11 @@ import (
 	"github.com/staunch-project/staunch"
 )
 
+// drillOf is a configuration with a drill that sends what keys say.
+func drillOf(keys string) string {
+	return "sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"account:r:x:y\", source: s, " + keys + "}]\n"
+}
+
 func TestParseDefaults(t *testing.T) {
 	c, err := Parse([]byte("sources:\n  - {name: a, format: json, realm: x/y, tail: {path: log}}\n"), "/etc/staunch/staunch.yaml")
 	if err != nil {
@@ -86,6 +91,15 @@ func refusals() map[string]struct{ in, want string } {
 		"drill source":        {"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"account:r:x:y\", source: t, record: \"{{id}}\"}]\n", "not a configured source"},
 		"drill canary":        {"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"identity:everybody\", source: s, record: \"{{id}}\"}]\n", "not an account, credential or session"},
 		"drill label":         {"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"account:r:x:y\", source: s, record: \"x\"}]\n", "has to carry {{id}}"},
+		"drill record":        {drillOf(``), "set either record or records"},
+		"drill both":          {drillOf(`record: "{{id}}", records: ["{{id}}"]`), "set either record or records"},
+		"drill label of one":  {drillOf(`records: ["{{id}}", x]`), "drills[0].records[1]: has to carry {{id}}"},
+		"drill same":          {drillOf(`records: ["{{id}}", "{{id}}"]`), "drills[0].records[1]: is sent more than once"},
+		"drill same again":    {drillOf(`record: "{{id}}", repeat: 2`), "has to carry {{n}}"},
+		"drill many":          {drillOf(`records: ["{{id}} {{n}}", "{{n}} {{id}}"], repeat: 251`), "at most 500 records"},
+		"drill large":         {drillOf(`record: "{{id}} {{n}} ` + strings.Repeat("x", 60<<10) + `", repeat: 20`), "131072 bytes together"},
+		"drill few":           {drillOf(`record: "{{id}}", repeat: -1`), "repeat: is -1"},
+		"drill apart":         {drillOf(`record: "{{id}} {{n}}", repeat: 3, apart: 31m`), "at most 1h0m0s old"},
 		"drill often":         {"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"account:r:x:y\", source: s, record: \"{{id}}\", every: 5s}]\n", "at least 1m0s"},
 		"drill twice":         {"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"account:r:x:y\", source: s, record: \"{{id}}\"}, {name: d, canary: \"account:r:x:y\", source: s, record: \"{{id}}\"}]\n", "configured twice"},
 		"drill patience":      {"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"account:r:x:y\", source: s, record: \"{{id}}\", within: 2h}]\n", "from 1s to 1h"},

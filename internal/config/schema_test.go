@@ -60,6 +60,7 @@ func TestSchemaAgrees(t *testing.T) {
 		"guard: {fail_mode: allow, stale_after: 5s, subjects: [{type: user, kind: account, realm: a/b, scheme: name}]}\n",
 		"notify: [{name: a, type: webhook, url: 'https://x', secret: whsec_x, min_tier: revoke}]\nlog: {level: debug, format: json}\n",
 		"suspicion: {half_life: 24h, roll_up: 0.5, revoke_sources: 1}\ntrust: {matches: 5, for: 24h}\n",
+		"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: 'account:r:x:y', source: s, records: ['{{id}} {{n}}', 'b {{id}} {{n}}'], repeat: 250, apart: 5s}]\n",
 		"sources: [{name: s, format: json, realm: r, origin: log}]\ndrills: [{name: d, canary: 'account:r:x:y', source: s, record: '{{id}}', every: 1h, within: 5s, restore_within: 5s}]\n",
 		"audit: {checkpoint_every: 1h, checkpoint_file: x, checkpoint_channel: a}\nnotify: [{name: a, type: webhook, url: 'https://x', secret: whsec_x}]\n",
 	} {
@@ -74,7 +75,8 @@ func TestSchemaAgrees(t *testing.T) {
 	beyond := []string{
 		"version", "wide without tls", "metrics open wide", "realm twice", "realm name", "generic no mapping", "source slash",
 		"unsigned webhook", "checkpoints often", "checkpoints nowhere", "environment", "file",
-		"drill source", "drill canary", "drill label", "drill often", "drill twice", "drill patience", "revoke sources", "trust", "origin",
+		"drill source", "drill canary", "drill label", "drill record", "drill both", "drill label of one", "drill same", "drill same again",
+		"drill many", "drill large", "drill few", "drill apart", "drill often", "drill twice", "drill patience", "revoke sources", "trust", "origin",
 	}
 	for name, tc := range refusals() {
 		err := check(tc.in)

@@ -23,18 +23,12 @@ import (
 // Approving says what an approval takes. What is zero takes its default.
 type Approving struct {
 	// Persons is how many different people have to approve a plan of which
-	// something cannot be undone; 2 where it is zero.
+	// something cannot be undone; staunch.DefaultApprovers where it is zero.
 	Persons int
-	// For is how long one person's approval counts while others are missing; 4 h
-	// where it is zero.
+	// For is how long one person's approval counts while others are missing;
+	// staunch.DefaultApprovalFor where it is zero.
 	For time.Duration
 }
-
-// The defaults of Approving.
-const (
-	DefaultPersons     = 2
-	DefaultApprovalFor = 4 * time.Hour
-)
 
 func (e *Engine) approving() Approving {
 	var a Approving
@@ -42,10 +36,10 @@ func (e *Engine) approving() Approving {
 		a = e.opt.Approving()
 	}
 	if a.Persons <= 0 {
-		a.Persons = DefaultPersons
+		a.Persons = staunch.DefaultApprovers
 	}
 	if a.For <= 0 {
-		a.For = DefaultApprovalFor
+		a.For = staunch.DefaultApprovalFor
 	}
 	return a
 }

@@ -301,6 +301,59 @@ func TestContainAndRelease(t *testing.T) {
 	}
 }
 
+// TestJudge holds that a verdict changes nothing of the course of a case, in
+// whatever phase after its release was asked for.
+func TestJudge(t *testing.T) {
+	r := newRig(t)
+	r.platform.AddAccount("bob")
+	r.start()
+	judge := func(id string, j staunch.Judgement) (con staunch.Containment, err error) {
+		err = r.do(func(tx store.Tx) error {
+			con, err = r.engine.Judge(tx, id, "ann", j, "looked at it again")
+			return err
+		})
+		return con, err
+	}
+	id := r.open(account("bob"), staunch.TierIsolate, revokeNow, "a").Containment.ID
+	r.await(id, "held", phase(staunch.PhaseHeld))
+	if _, err := judge(id, staunch.JudgedWrong); !errors.Is(err, staunch.ErrConflict) {
+		t.Errorf("before its release: %v", err)
+	}
+	r.platform.SetDown(true)
+	if err := r.do(func(tx store.Tx) error {
+		_, err := r.engine.Release(tx, id, staunch.Release{Reason: "done", By: "bea", Revive: true, Verdict: staunch.JudgedRight})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	before := r.caseOf(id).Containment
+	con, err := judge(id, staunch.JudgedWrong)
+	if err != nil || con.Phase != staunch.PhaseReleasing || con.Generation != before.Generation || con.Judged.Given != 2 || con.Judged.By != "ann" {
+		t.Errorf("while it is released: %+v, %+v, %v", con, con.Judged, err)
+	}
+	if _, err := judge(id, "perhaps"); !errors.Is(err, staunch.ErrInvalid) {
+		t.Errorf("no judgement: %v", err)
+	}
+	r.platform.SetDown(false)
+	after := r.await(id, "released", phase(staunch.PhaseReleased)).Containment
+	if after.Judged == nil || after.Judged.Verdict != staunch.JudgedWrong || after.Release.Verdict != staunch.JudgedRight {
+		t.Errorf("the release lost the verdict: %+v, %+v", after.Judged, after.Release)
+	}
+	if con, err := judge(id, staunch.JudgedRight); err != nil || con.Judged.Given != 3 || con.Phase != staunch.PhaseReleased {
+		t.Errorf("after it: %+v, %v", con.Judged, err)
+	}
+	if err := r.do(func(tx store.Tx) error {
+		con, err := tx.Containment(id)
+		con.Drill = "drl_1"
+		return errors.Join(err, tx.PutContainment(con))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := judge(id, staunch.JudgedWrong); !errors.Is(err, staunch.ErrConflict) {
+		t.Errorf("a drill: %v", err)
+	}
+}
+
 func TestSharedHolds(t *testing.T) {
 	r := newRig(t)
 	r.platform.AddAccount("bob")

@@ -87,9 +87,10 @@ type Options struct {
 	// approval's transaction, and returns their names; an error refuses it. What
 	// waits for approval has no places. nil reserves none.
 	Admit func(tx store.Tx, con staunch.Containment) (caps []string, err error)
-	// Judged is told, in its transaction, of a release that says whether the
-	// containment was called for. nil is told nothing.
-	Judged func(tx store.Tx, con staunch.Containment, now staunch.Time) error
+	// Judged is told, in its transaction, of a case's new verdict, and of the one that
+	// stood before, nil for none; it returns the rules that the verdict counts for.
+	// nil is told nothing.
+	Judged func(tx store.Tx, con staunch.Containment, was *staunch.Judged, now staunch.Time) (rules []string, err error)
 	// Released is told, in its transaction, of a case that ends, before it gives its
 	// places back. nil is told nothing.
 	Released func(tx store.Tx, con staunch.Containment) error

@@ -22,6 +22,7 @@ import (
 	"github.com/staunch-project/staunch/internal/connector/connectortest"
 	"github.com/staunch-project/staunch/internal/connector/wrap"
 	"github.com/staunch-project/staunch/internal/contain"
+	"github.com/staunch-project/staunch/internal/contain/containtest"
 	"github.com/staunch-project/staunch/internal/inventory"
 	"github.com/staunch-project/staunch/internal/record"
 	"github.com/staunch-project/staunch/internal/seal"
@@ -597,33 +598,10 @@ func (w *world) invariants(released bool) error {
 		wrong("%s", a)
 	}
 	w.mu.Unlock()
-	changes := map[string]int{}
-	for _, l := range w.platform.Ledger() {
-		key, rest, _ := strings.Cut(l, " ")
-		op, target, _ := strings.Cut(rest, " ")
-		changes[key+" "+op]++
-		if strings.Contains(target, ":vip") || strings.Contains(target, ":"+connectortest.FakeOwn+"#") {
-			wrong("I5: %s", l)
-		}
-	}
+	of := w.shared(wrong)
 	err := w.read(func(r store.Reader) error {
-		for change, n := range changes {
-			key, _, _ := strings.Cut(change, " ")
-			s, err := r.Step(key)
-			if err != nil {
-				wrong("I3: the ledger's %s: %v", change, err)
-				continue
-			}
-			name, _, _ := strings.Cut(s.Target.Ref.Value, ".")
-			if most := 1 + w.third[name] + w.logins; s.Target.Attribute == "sessions" && n > most {
-				wrong("I2: %s happened %d times", change, n)
-			}
-			if most := 1 + w.third[name]; s.Target.Attribute != "sessions" && n > most {
-				wrong("I2: %s happened %d times", change, n)
-			}
-		}
+		of.Ledger(r, w.platform.Ledger(), ":vip", ":"+connectortest.FakeOwn+"#")
 		caps := 0
-		claimed := map[string][]string{}
 		for _, id := range w.cases {
 			c, err := contain.ReadCase(r, id)
 			if err != nil {
@@ -634,13 +612,8 @@ func (w *world) invariants(released bool) error {
 			if con.Phase.Open() && con.Expires != 0 && con.Expires < now().Add(-time.Second) && con.Phase != staunch.PhaseReleasing {
 				wrong("I8: %s is %s and ran out at %s", id, con.Phase, con.Expires)
 			}
-			if err := w.caseInvariants(r, c, wrong); err != nil {
+			if err := of.Case(r, c, con.Phase == staunch.PhaseReleased); err != nil {
 				return err
-			}
-			for _, h := range c.Holds {
-				if slices.Contains(h.Claims, id) {
-					claimed[h.ID] = append(claimed[h.ID], id)
-				}
 			}
 		}
 		used := 0
@@ -650,46 +623,14 @@ func (w *world) invariants(released bool) error {
 		if used != caps {
 			wrong("I4: %d places are taken, the cases have %d", used, caps)
 		}
-		var all []staunch.Hold
-		for _, plane := range []staunch.Plane{staunch.PlaneGuard, staunch.PlanePlatform} {
-			holds, err := r.HoldsAfter(plane, 0, 100_000)
-			if err != nil {
-				return err
-			}
-			all = append(all, holds...)
-		}
-		for _, h := range all {
-			if h.Active() && len(h.Claims) == 0 && h.State != staunch.HoldKept {
-				wrong("hold %s on %s is %s and nobody's", h.ID, h.Target, h.State)
-			}
-			if h.State == staunch.HoldReleasing {
-				wrong("hold %s on %s is left releasing", h.ID, h.Target)
-			}
-			for _, id := range h.Claims {
-				con, err := r.Containment(id)
-				if err != nil {
-					return err
-				}
-				if h.Active() && !con.Phase.Open() {
-					wrong("hold %s on %s (%s) is claimed by %s, which is released", h.ID, h.Target, h.State, id)
-				}
-			}
+		holds, err := of.Holds(r)
+		if err != nil {
+			return err
 		}
 		w.guard.mu.Lock()
 		defer w.guard.mu.Unlock()
-		for _, h := range all {
-			if h.Plane != staunch.PlaneGuard {
-				continue
-			}
-			if got := w.guard.holds[h.ID]; got.Active() != h.Active() || got.Seq != h.Seq && h.Active() {
-				wrong("the guard has %s on %s as %s (seq %d), the store as %s (seq %d)", h.ID, h.Target, got.State, got.Seq, h.State, h.Seq)
-			}
-			if h.Active() && propProtected(h.Target.Ref) != "" {
-				wrong("I5: guard hold on %s", h.Target)
-			}
-			if err := w.guardInvariants(r, h, wrong); err != nil {
-				return err
-			}
+		for _, h := range holds {
+			of.Follows("the guard", w.guard.holds[h.ID], h)
 		}
 		return nil
 	})
@@ -703,88 +644,18 @@ func (w *world) invariants(released bool) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// caseInvariants looks at one case.
-func (w *world) caseInvariants(r store.Reader, c contain.Case, wrong func(string, ...any)) error {
-	con := c.Containment
-	records, err := r.RecordsAbout(con.ID, 10_000)
-	if err != nil {
-		return err
-	}
-	said := map[staunch.RecordKind]string{}
-	for _, rec := range records {
-		said[rec.Kind] += string(rec.Body)
-	}
-	roots := slices.Clone(con.Scope.Roots)
-	if con.Subject.Kind == staunch.KindIdentity {
-		roots = append(roots, account("ann"), account("ben"))
-	}
-	for _, s := range c.Steps {
-		if !slices.Contains(roots, s.Target.Ref) && !w.minted[s.Target.Ref] {
-			wrong("I7: %s is on %s, outside of %v", s.ID, s.Target, con.Scope)
-		}
-		if s.Generation > con.Generation {
-			wrong("I11: step %s is of generation %d, its case of %d", s.ID, s.Generation, con.Generation)
-		}
-		if !strings.Contains(said[staunch.RecordPlan], s.ID) {
-			wrong("no plan record names step %s", s.ID)
-		}
-		if s.State == staunch.StepProven && !strings.Contains(said[staunch.RecordProof], s.ID) {
-			wrong("I10: no proof record names step %s", s.ID)
-		}
-		h, err := r.Hold(s.Hold)
-		if err != nil {
-			return err
-		}
-		if s.State == staunch.StepShared && (con.Phase == staunch.PhaseHeld || con.Phase == staunch.PhaseWindow) && h.State != staunch.HoldProven {
-			wrong("%s is %s with step %s shared on hold %s, which is %s", con.ID, con.Phase, s.ID, h.ID, h.State)
-		}
-		switch s.State {
-		case staunch.StepProven, staunch.StepShared:
-			name := s.Target.Ref.Value
-			if got := w.platform.Dump(name); con.Phase.Open() && s.Target.Attribute == "enabled" && w.third[name] == 0 && strings.HasPrefix(got, "enabled") {
-				wrong("%s is %s with step %s %s, and %s is %q", con.ID, con.Phase, s.ID, s.State, name, got)
+// shared is what the invariants of every world have to know of this one.
+func (w *world) shared(wrong func(string, ...any)) containtest.World {
+	return containtest.World{
+		Dump: w.platform.Dump, Third: w.third, Logins: w.logins, Protected: propProtected, Wrong: wrong,
+		Within: func(con staunch.Containment, ref staunch.Ref) bool {
+			roots := con.Scope.Roots
+			if con.Subject.Kind == staunch.KindIdentity {
+				roots = append(slices.Clone(roots), account("ann"), account("ben"))
 			}
-			if con.Phase.Open() && (!h.Active() || !slices.Contains(h.Claims, con.ID)) {
-				wrong("step %s of %s is %s on hold %s, which is %s and claimed by %v", s.ID, con.ID, s.State, h.ID, h.State, h.Claims)
-			}
-		}
-		if con.Phase == staunch.PhaseReleased && s.PreImage != "" && (!h.Active() || h.State == staunch.HoldKept) {
-			if _, err := r.Sealed(s.PreImage); err == nil {
-				wrong("the pre-image of %s (%s) on hold %s (%s) was not shredded", s.ID, s.State, h.ID, h.State)
-			}
-		}
+			return slices.Contains(roots, ref) || w.minted[ref]
+		},
 	}
-	return nil
-}
-
-// guardInvariants looks at whether a guard hold denies what its claims ask for.
-func (w *world) guardInvariants(r store.Reader, h staunch.Hold, wrong func(string, ...any)) error {
-	if h.State != staunch.HoldInForce {
-		return nil
-	}
-	want := map[string]bool{}
-	for _, id := range h.Claims {
-		con, err := r.Containment(id)
-		if err != nil {
-			return err
-		}
-		for _, d := range con.Playbook.Stages[con.Stage].Deny {
-			want[d] = true
-		}
-	}
-	got := map[string]bool{}
-	for _, d := range h.Deny {
-		got[d] = true
-		if !want[d] {
-			wrong("guard hold on %s denies %q, which none of %v asks for", h.Target, d, h.Claims)
-		}
-	}
-	for d := range want {
-		if !got[d] {
-			wrong("guard hold on %s does not deny %q, which one of %v asks for", h.Target, d, h.Claims)
-		}
-	}
-	return nil
 }
 
 func TestInvariants(t *testing.T) {

@@ -119,15 +119,6 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 	if req.Planned != nil {
 		req.Planned.begin(&con)
 	}
-	if err := e.guardOwn(tx, con, now); err != nil {
-		return Opened{}, err
-	}
-	if err := tx.PutContainment(con); err != nil {
-		return Opened{}, err
-	}
-	if err := e.putTimer(tx, con); err != nil {
-		return Opened{}, err
-	}
 	said := map[string]any{
 		"subject": con.Subject, "tier": con.Tier, "phase": con.Phase, "playbook": con.Playbook.Name,
 		"stage": con.Stage, "origin": con.Origin, "decision": req.Decision, "reasons": con.Reasons,
@@ -145,7 +136,7 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 			said["approval"], said["approvals"], said["persons"] = con.Approvals[n-1], n, con.Asked.Persons
 		}
 	}
-	if err := record(tx, staunch.RecordContainment, actorOf(req), con.ID, now, said); err != nil {
+	if err := e.putCase(tx, con, actorOf(req), now, said); err != nil {
 		return Opened{}, err
 	}
 	if req.Planned != nil && !req.Planned.waits {
@@ -314,26 +305,34 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 		con.Generation++
 	}
 	con.Changed = now
-	if err := e.guardOwn(tx, con, now); err != nil {
-		return Opened{}, err
-	}
-	if err := tx.PutContainment(con); err != nil {
-		return Opened{}, err
-	}
-	if err := e.putTimer(tx, con); err != nil {
-		return Opened{}, err
-	}
+	var said map[string]any
 	if raised {
-		if err := record(tx, staunch.RecordContainment, actorOf(req), con.ID, now, map[string]any{
+		said = map[string]any{
 			"raised_to": con.Tier, "playbook": con.Playbook.Name, "stage": con.Stage,
 			"decision": req.Decision, "reasons": req.Reasons, "generation": con.Generation,
-		}); err != nil {
-			return Opened{}, err
 		}
+	}
+	if err := e.putCase(tx, con, actorOf(req), now, said); err != nil {
+		return Opened{}, err
 	}
 	id := con.ID
 	tx.OnCommit(func() { e.Kick(id) })
 	return Opened{Containment: con, Raised: raised}, nil
+}
+
+// putCase puts a case with its guard holds and its timer, and a record of what was
+// said of it by who, where anything was.
+func (e *Engine) putCase(tx store.Tx, con staunch.Containment, who string, now staunch.Time, said map[string]any) error {
+	if err := e.guardOwn(tx, con, now); err != nil {
+		return err
+	}
+	if err := tx.PutContainment(con); err != nil {
+		return err
+	}
+	if err := e.putTimer(tx, con); err != nil || said == nil {
+		return err
+	}
+	return record(tx, staunch.RecordContainment, who, con.ID, now, said)
 }
 
 // keepCaps adds the places that a raise took to those of the case, and gives back

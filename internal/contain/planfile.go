@@ -74,9 +74,7 @@ func (d Draft) File(con staunch.Containment) staunch.PlanFile {
 	}
 	for _, it := range d.Items {
 		f.Targets = append(f.Targets, staunch.PlanTarget{
-			Connector: it.Connector, Target: it.Intent.Target, Verb: it.Intent.Verb, Tier: it.Spec.Tier,
-			Call: it.Intent.Call, Undo: it.Intent.Undo, Reversibility: it.Intent.Reversibility, Revives: it.Intent.Revives,
-			Probe: it.Intent.Probe,
+			AskedStep: askedStep(it), Probe: it.Intent.Probe,
 			Before: staunch.PreState{
 				Exists: it.Before.Exists, Effective: it.Before.Effective, Digest: staunch.Digest(it.Before.Body),
 				Summary: it.Before.Summary, ReadAt: it.Before.ReadAt,
@@ -393,17 +391,8 @@ func (e *Engine) applyWaiting(tx store.Tx, con staunch.Containment, req OpenRequ
 	con.Approvals = p.approvals
 	con.Generation++
 	con.Changed = now
-	if err := e.guardOwn(tx, con, now); err != nil {
-		return Opened{}, err
-	}
-	if err := tx.PutContainment(con); err != nil {
-		return Opened{}, err
-	}
-	if err := e.putTimer(tx, con); err != nil {
-		return Opened{}, err
-	}
 	last := p.approvals[len(p.approvals)-1]
-	if err := record(tx, staunch.RecordContainment, last.By, con.ID, now, map[string]any{
+	if err := e.putCase(tx, con, last.By, now, map[string]any{
 		"request": "approve", "from": staunch.PhaseApproval, "phase": con.Phase, "generation": con.Generation,
 		"approval": last, "approvals": len(p.approvals), "persons": con.Asked.Persons, "plan_file": con.PlanFile,
 	}); err != nil {
@@ -419,10 +408,7 @@ func (e *Engine) applyWaiting(tx store.Tx, con staunch.Containment, req OpenRequ
 func askedOf(f staunch.PlanFile) []staunch.AskedStep {
 	out := make([]staunch.AskedStep, 0, len(f.Targets))
 	for _, t := range f.Targets {
-		out = append(out, staunch.AskedStep{
-			Connector: t.Connector, Target: t.Target, Verb: t.Verb, Tier: t.Tier,
-			Call: t.Call, Undo: t.Undo, Reversibility: t.Reversibility, Revives: t.Revives,
-		})
+		out = append(out, t.AskedStep)
 	}
 	return out
 }

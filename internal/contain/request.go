@@ -128,7 +128,7 @@ func (e *Engine) release(tx store.Tx, id, what string, r staunch.Release, may fu
 			return wrongPhase(what, con.Phase, "there is nothing to release")
 		}
 		if !r.Verdict.Valid() {
-			return &staunch.Problem{Place: "verdict", Reason: fmt.Sprintf("%.40q is not wrong or right", r.Verdict)}
+			return notJudgement(r.Verdict)
 		}
 		if items := Revivals(c); len(items) > 0 && !r.Revive && !r.Rotated {
 			return &RevivalError{Items: items}
@@ -138,8 +138,8 @@ func (e *Engine) release(tx store.Tx, id, what string, r staunch.Release, may fu
 		con.Phase = staunch.PhaseReleasing
 		con.WindowEnds = 0
 		con.Replan = false
-		if e.opt.Judged != nil && r.Verdict != "" {
-			if err := e.opt.Judged(tx, *con, now); err != nil {
+		if r.Verdict != "" {
+			if err := e.judge(tx, con, staunch.Judged{Verdict: r.Verdict, By: r.By, Reason: r.Reason, At: now}); err != nil {
 				return err
 			}
 		}
@@ -158,6 +158,64 @@ func (e *Engine) release(tx store.Tx, id, what string, r staunch.Release, may fu
 		// the subject again.
 		return settle(tx, con.Names, con.Subject, now)
 	})
+}
+
+// judge gives the case a verdict, or corrects the one that it has. A drill says
+// nothing of rules.
+func (e *Engine) judge(tx store.Tx, con *staunch.Containment, v staunch.Judged) error {
+	if con.Drill != "" {
+		return nil
+	}
+	was := con.Judged
+	switch {
+	case was == nil:
+		v.Given = 1
+	case was.Verdict == v.Verdict:
+		v = *was // once more; it may have to count for rules that came since
+	default:
+		v.Given = was.Given + 1
+	}
+	con.Judged = &v
+	if e.opt.Judged == nil {
+		return nil
+	}
+	rules, err := e.opt.Judged(tx, *con, was, staunch.TimeOf(e.opt.Clock.Now()))
+	v.Rules = rules
+	return err
+}
+
+// Judge has a person say of a case whose release was asked for whether it was
+// called for, or correct what was said of it. The same verdict again changes
+// nothing. The course of the case is left alone, and so are its releases: a case
+// that was wrong gives its rules less trust, and nothing back.
+func (e *Engine) Judge(tx store.Tx, id, who string, j staunch.Judgement, reason string) (staunch.Containment, error) {
+	con, err := tx.Containment(id)
+	if err != nil {
+		return con, err
+	}
+	was := con.Judged
+	switch {
+	case j == "" || !j.Valid():
+		return con, notJudgement(j)
+	case con.Drill != "":
+		return con, wrongPhase("judge", con.Phase, "it is a drill, which says nothing of rules")
+	case con.Release == nil:
+		return con, wrongPhase("judge", con.Phase, "it is judged when it is released, or later; release takes a verdict")
+	case was != nil && was.Verdict == j:
+		return con, nil
+	}
+	now := staunch.TimeOf(e.opt.Clock.Now())
+	if err := e.judge(tx, &con, staunch.Judged{Verdict: j, By: who, Reason: reason, At: now}); err != nil {
+		return con, err
+	}
+	if err := tx.PutContainment(con); err != nil {
+		return con, err
+	}
+	return con, record(tx, staunch.RecordTrust, who, id, now, map[string]any{"request": "judge", "judged": con.Judged, "was": was})
+}
+
+func notJudgement(j staunch.Judgement) error {
+	return &staunch.Problem{Place: "verdict", Reason: fmt.Sprintf("%.40q is not wrong or right", j)}
 }
 
 // settledCursor names the cursor that has the instant up to which evidence

@@ -141,7 +141,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.CanaryAfter, 1)
 	def(&l.MinHealthy, 50)
 	def(&l.GroupShare, 2)
-	def(&l.Approvers, 2)
+	def(&l.Approvers, staunch.DefaultApprovers)
 	wait := func(v *staunch.Duration, d time.Duration) {
 		if *v == 0 {
 			*v = staunch.Duration(d)
@@ -150,7 +150,7 @@ func (l Limits) withDefaults() Limits {
 	wait(&l.TripWindow, 10*time.Minute)
 	wait(&l.CanaryWait, time.Minute)
 	wait(&l.HealthAge, 15*time.Minute)
-	wait(&l.ApprovalFor, 4*time.Hour)
+	wait(&l.ApprovalFor, staunch.DefaultApprovalFor)
 	return l
 }
 
@@ -343,6 +343,7 @@ func (g *Guardrails) Admit(tx Tx, r Request) (Admission, error) {
 	}
 	sources, rules := r.Decision.Suspicion.Culprits()
 	automatic := r.Origin != staunch.OriginManual
+	var yielded []string
 	if automatic {
 		breakers, err := tx.Breakers()
 		if err != nil {
@@ -350,7 +351,11 @@ func (g *Guardrails) Admit(tx Tx, r Request) (Admission, error) {
 		}
 		for _, scope := range breakerScopes(r, sources, rules) {
 			for _, b := range breakers {
-				if b.Scope == scope && b.Open {
+				switch {
+				case b.Scope != scope || !b.Open:
+				case g.yields(scope, r.Decision.Tier):
+					yielded = append(yielded, "the breaker "+scope+" is open ("+b.Reason+"); it does not stop what revokes")
+				default:
 					a.Reasons = append(a.Reasons, "the breaker "+scope+" is open: "+b.Reason)
 					a.Open = append(a.Open, scope)
 				}
@@ -361,6 +366,7 @@ func (g *Guardrails) Admit(tx Tx, r Request) (Admission, error) {
 			return a, nil
 		}
 	}
+	a.Reasons = yielded
 	if automatic && r.Decision.Tier < staunch.TierRevoke && g.limits.CanaryAfter > 0 {
 		for _, s := range rules {
 			a.Causes = append(a.Causes, "rule/"+s)
@@ -419,12 +425,27 @@ func breakerScopes(r Request, sources, rules []string) []string {
 			out = append(out, "connector/"+ref.Realm)
 		}
 	}
-	if r.Decision.Tier == staunch.TierRevoke {
-		// Of all at once, what has to be stopped now is not stopped.
-		out = slices.DeleteFunc(out, func(s string) bool { return s == "global" })
-	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// yields reports whether a breaker lets automatic containments of a tier go on
+// while it is open. Those of a source or rule never do: they say whom not to believe.
+// That of all, and those of a realm's connector, say that many were asked for at
+// once, by whomever; what has to be stopped now goes on by the sources and rules whose
+// own breakers are closed, and within the places that are kept for it. Where a source
+// alone could open the realm's breaker and leave its own closed, that one yields to
+// nothing.
+func (g *Guardrails) yields(scope string, t staunch.Tier) bool {
+	switch {
+	case t != staunch.TierRevoke:
+		return false
+	case scope == "global":
+		return true
+	case strings.HasPrefix(scope, "connector/"):
+		return g.limits.TripSource > 0 && (g.limits.TripConnector <= 0 || g.limits.TripSource <= g.limits.TripConnector)
+	}
+	return false
 }
 
 // demand is one place that is wanted.
@@ -645,7 +666,7 @@ func (g *Guardrails) count(tx Tx, r Request, sources, rules []string, a *Admissi
 			return err
 		}
 		a.Tripped = append(a.Tripped, t.scope)
-		if t.scope == "global" && r.Decision.Tier == staunch.TierRevoke {
+		if g.yields(t.scope, r.Decision.Tier) {
 			continue // it stops others
 		}
 		reasons, open = append(reasons, "the breaker "+t.scope+" opened: "+why), append(open, t.scope)

@@ -107,6 +107,8 @@ func request(n int, change ...func(*decide.Request)) decide.Request {
 	return r
 }
 
+func revoking(r *decide.Request) { r.Decision.Tier = staunch.TierRevoke }
+
 func admit(t testing.TB, g *decide.Guardrails, tx decide.Tx, r decide.Request) decide.Admission {
 	t.Helper()
 	a, err := g.Admit(tx, r)
@@ -309,6 +311,27 @@ func TestBreaker(t *testing.T) {
 			t.Errorf("%s reset: %+v", scope, a)
 		}
 	}
+	// What revokes goes on where a breaker is not of who says so, and says that it did.
+	for scope, want := range map[string]staunch.Verdict{
+		"global": staunch.VerdictContain, "connector/r": staunch.VerdictContain, "source/trail": staunch.VerdictBreaker, "rule/leak": staunch.VerdictBreaker,
+	} {
+		for _, raise := range []bool{false, true} {
+			g, tx := rails(t, decide.Limits{}), newLedger()
+			tx.breakers[scope] = store.Breaker{Scope: scope, Open: true, Reason: "testing"}
+			a := admit(t, g, tx, request(1, revoking, func(r *decide.Request) { r.Raise = raise }))
+			if a.Verdict != want || len(a.Reasons) != 1 || !strings.Contains(a.Reasons[0], scope) {
+				t.Errorf("%s open, revoking (raise %t): %+v", scope, raise, a)
+			}
+		}
+	}
+	// A connector's breaker yields to nobody where a source could open it alone.
+	for _, l := range []decide.Limits{{TripSource: -1}, {TripSource: 31}, {TripSource: 3, TripConnector: 2}} {
+		g, tx := rails(t, l), newLedger()
+		tx.breakers["connector/r"] = store.Breaker{Scope: "connector/r", Open: true, Reason: "testing"}
+		if a := admit(t, g, tx, request(1, revoking)); a.Verdict != staunch.VerdictBreaker {
+			t.Errorf("%+v: %+v", l, a)
+		}
+	}
 	tx := newLedger()
 	tx.breakers["source/elsewhere"] = store.Breaker{Scope: "source/elsewhere", Open: true}
 	if a := admit(t, rails(t, decide.Limits{}), tx, request(1)); a.Verdict != staunch.VerdictContain {
@@ -345,6 +368,9 @@ func TestBreakerTrips(t *testing.T) {
 		}
 		if tx.used["open/global"] != open {
 			t.Errorf("%s: places were kept after the refusal", scope)
+		}
+		if a := admit(t, g, tx, request(5, revoking)); (a.Verdict == staunch.VerdictContain) != (scope == "global") {
+			t.Errorf("%s open, revoking: %+v", scope, a)
 		}
 		// It stays open when the window is over; only a person resets it.
 		if a := admit(t, g, tx, request(4, func(r *decide.Request) { r.Now = noon.Add(24 * time.Hour) })); a.Verdict != staunch.VerdictBreaker {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/store"
 )
 
 // production says which environments are production.
@@ -67,6 +69,7 @@ type TrustTx interface {
 	Trust(rule string) (staunch.RuleTrust, error)
 	PutTrust(staunch.RuleTrust) error
 	PutTrustEvent(staunch.TrustEvent) (inserted bool, err error)
+	TrustEvents(rule string, limit int) ([]staunch.TrustEvent, error)
 	RulesBehind(containment string) ([]string, error)
 	AppendRecord(staunch.Record) (staunch.Record, error)
 }
@@ -74,67 +77,124 @@ type TrustTx interface {
 // maxJudged bounds the rules that one judgement is about.
 const maxJudged = 64
 
-// Judge notes what a person says of a containment against the rules behind it, in
-// tx. Each that was wrong goes one step down at once: from enforce to recommend,
-// from recommend to shadow. The same containment judges a rule once; the same
-// judgement again changes nothing. It returns the demotions. declared says how far
-// a rule's file lets it go. Nothing is ever promoted here.
-func Judge(tx TrustTx, con staunch.Containment, declared func(rule string) staunch.Mode, now staunch.Time) ([]staunch.TrustEvent, error) {
-	r := con.Release
-	if r == nil || r.Verdict == "" || con.Drill != "" {
-		return nil, nil
+// Judge notes the case's verdict against the rules behind it, in tx. Each that was
+// wrong goes one step down at once: from enforce to recommend, from recommend to
+// shadow. was is the verdict that stood before, nil for none; of a rule that it
+// counted for, a verdict that says the same changes nothing, and one that says the
+// opposite takes its place. A case takes a rule down once, unless a person has
+// promoted the rule since. It returns the rules that the verdict counts for, sorted,
+// and the demotions. declared says how far a rule's file lets it go. Nothing is ever
+// promoted here.
+func Judge(tx TrustTx, con staunch.Containment, was *staunch.Judged, declared func(rule string) staunch.Mode, now staunch.Time) (rules []string, demoted []staunch.TrustEvent, err error) {
+	v := con.Judged
+	if v == nil || con.Drill != "" {
+		return nil, nil, nil
 	}
-	rules, err := tx.RulesBehind(con.ID)
-	if err != nil {
-		return nil, fmt.Errorf("reading which rules led to %s: %w", con.ID, err)
+	if rules, err = tx.RulesBehind(con.ID); err != nil {
+		return nil, nil, fmt.Errorf("reading which rules led to %s: %w", con.ID, err)
 	}
-	var demoted []staunch.TrustEvent
-	for _, rule := range rules[:min(len(rules), maxJudged)] {
-		t, err := trustIn(tx, rule)
-		if err != nil {
-			return nil, err
+	if was != nil { // what led to the case may be deleted by now
+		rules = append(slices.Clone(rules), was.Rules...)
+		slices.Sort(rules)
+		rules = slices.Compact(rules)
+	}
+	rules = rules[:min(len(rules), maxJudged)]
+	for _, rule := range rules {
+		before := staunch.Judgement("")
+		if was != nil && slices.Contains(was.Rules, rule) {
+			before = was.Verdict
 		}
-		ev := staunch.TrustEvent{
-			V: staunch.Version, Rule: rule, At: now, By: r.By, Containment: con.ID, Reason: r.Reason, Kind: staunch.TrustRight,
-		}
-		ev.From = t.Now(declared(rule))
-		ev.To = ev.From
-		if r.Verdict == staunch.JudgedWrong {
-			ev.Kind = staunch.TrustWrong
-		}
-		ev.ID = staunch.TrustEventID(rule, ev.Kind, con.ID)
-		fresh, err := tx.PutTrustEvent(ev)
-		if err != nil {
-			return nil, err
-		}
-		if !fresh {
-			continue // a case that is released once more
-		}
-		if ev.Kind == staunch.TrustRight {
-			t.Right, t.LastRight = t.Right+1, now
-		} else {
-			t.Wrong, t.LastWrong = t.Wrong+1, now
-		}
-		if ev.Kind == staunch.TrustRight || ev.From == staunch.ModeShadow {
-			if err := tx.PutTrust(t); err != nil {
-				return nil, err
-			}
-			if err := recordTrust(tx, ev); err != nil {
-				return nil, err
-			}
+		if before == v.Verdict {
 			continue
 		}
-		if err := recordTrust(tx, ev); err != nil {
-			return nil, err
-		}
-		down := Move{Rule: rule, To: ev.From - 1, By: "engine", Reason: con.ID + " was released as wrong by " + r.By, Key: con.ID, Containment: con.ID}
-		d, err := down.put(tx, t, declared(rule), now)
+		d, err := judgeRule(tx, con, rule, before, declared(rule), now)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		demoted = append(demoted, d)
+		if d != nil {
+			demoted = append(demoted, *d)
+		}
 	}
-	return demoted, nil
+	return rules, demoted, nil
+}
+
+// judgeRule notes the case's verdict against one rule, in place of the one before,
+// and returns the demotion, nil for none.
+func judgeRule(tx TrustTx, con staunch.Containment, rule string, before staunch.Judgement, declared staunch.Mode, now staunch.Time) (*staunch.TrustEvent, error) {
+	v := con.Judged
+	t, err := trustIn(tx, rule)
+	if err != nil {
+		return nil, err
+	}
+	key := con.ID
+	if v.Given > 1 {
+		key += "/" + strconv.Itoa(v.Given)
+	}
+	ev := staunch.TrustEvent{
+		V: staunch.Version, Rule: rule, At: now, By: v.By, Containment: con.ID, Reason: v.Reason, Kind: staunch.TrustRight, Corrects: before,
+	}
+	ev.From = t.Now(declared)
+	ev.To = ev.From
+	if v.Verdict == staunch.JudgedWrong {
+		ev.Kind = staunch.TrustWrong
+	}
+	ev.ID = staunch.TrustEventID(rule, ev.Kind, key)
+	if fresh, err := tx.PutTrustEvent(ev); err != nil || !fresh {
+		return nil, err
+	}
+	if err := recordTrust(tx, ev); err != nil {
+		return nil, err
+	}
+	var history []staunch.TrustEvent
+	if before != "" {
+		if history, err = tx.TrustEvents(rule, store.MaxPage); err != nil {
+			return nil, fmt.Errorf("reading the history of rule %s: %w", rule, err)
+		}
+	}
+	switch before {
+	case staunch.JudgedWrong:
+		t.Wrong = max(t.Wrong-1, 0)
+		t.LastWrong = lastJudged(history, staunch.TrustWrong)
+	case staunch.JudgedRight:
+		t.Right = max(t.Right-1, 0)
+		t.LastRight = lastJudged(history, staunch.TrustRight)
+	}
+	if ev.Kind == staunch.TrustRight {
+		t.Right, t.LastRight = t.Right+1, now
+	} else {
+		t.Wrong, t.LastWrong = t.Wrong+1, now
+	}
+	if ev.Kind == staunch.TrustRight || ev.From == staunch.ModeShadow || tookDown(history, con.ID) {
+		return nil, tx.PutTrust(t)
+	}
+	down := Move{Rule: rule, To: ev.From - 1, By: "engine", Reason: con.ID + " was judged wrong by " + v.By, Key: key, Containment: con.ID}
+	d, err := down.put(tx, t, declared, now)
+	return &d, err
+}
+
+// lastJudged returns when a case of a history, the newest event first, was judged so
+// last, by what counts of it; 0 for never.
+func lastJudged(history []staunch.TrustEvent, kind staunch.TrustKind) staunch.Time {
+	for _, ev := range staunch.LatestJudgements(history) {
+		if ev.Kind == kind {
+			return ev.At
+		}
+	}
+	return 0
+}
+
+// tookDown reports whether a case has taken the rule of a history, the newest event
+// first, down already, and nobody has promoted the rule since.
+func tookDown(history []staunch.TrustEvent, containment string) bool {
+	for _, ev := range history {
+		switch {
+		case ev.Kind == staunch.TrustPromoted:
+			return false
+		case ev.Kind == staunch.TrustDemoted && ev.Containment == containment:
+			return true
+		}
+	}
+	return false
 }
 
 // Move sets how far a rule may go.

@@ -1,6 +1,8 @@
 package decide_test
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -175,6 +177,19 @@ func (f *fakeTrust) PutTrustEvent(e staunch.TrustEvent) (bool, error) {
 	return true, nil
 }
 
+func (f *fakeTrust) TrustEvents(rule string, limit int) ([]staunch.TrustEvent, error) {
+	out := []staunch.TrustEvent{}
+	for _, ev := range f.events {
+		if ev.Rule == rule {
+			out = append(out, ev)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b staunch.TrustEvent) int {
+		return cmp.Or(cmp.Compare(b.At, a.At), strings.Compare(b.ID, a.ID))
+	})
+	return out[:min(len(out), limit)], nil
+}
+
 func (f *fakeTrust) RulesBehind(string) ([]string, error) { return f.behind, nil }
 
 func (f *fakeTrust) AppendRecord(r staunch.Record) (staunch.Record, error) {
@@ -190,17 +205,27 @@ func TestJudge(t *testing.T) {
 		}
 		return staunch.ModeEnforce
 	}
+	given := map[string]*staunch.Judged{}
 	judge := func(id string, v staunch.Judgement, now staunch.Time) []staunch.TrustEvent {
 		t.Helper()
-		con := staunch.Containment{ID: id, Release: &staunch.Release{By: "ann", Reason: "it was the backup", Verdict: v}}
-		out, err := decide.Judge(f, con, declared, now)
+		con := staunch.Containment{ID: id, Judged: &staunch.Judged{Verdict: v, By: "ann", Reason: "it was the backup", At: now, Given: 1}}
+		was := given[id]
+		if was != nil {
+			con.Judged.Given = was.Given + 1
+			if was.Verdict == v {
+				con.Judged.Given = was.Given
+			}
+		}
+		rules, out, err := decide.Judge(f, con, was, declared, now)
 		if err != nil {
 			t.Fatal(err)
 		}
+		con.Judged.Rules = rules
+		given[id] = con.Judged
 		return out
 	}
-	if out := judge("con_0", "", 1); len(out)+len(f.events)+len(f.records) != 0 {
-		t.Errorf("nobody judged, and yet %+v", f.events)
+	if rules, out, err := decide.Judge(f, staunch.Containment{ID: "con_0"}, nil, declared, 1); err != nil || len(rules)+len(out)+len(f.events)+len(f.records) != 0 {
+		t.Errorf("nobody judged, and yet %v, %+v, %v", rules, f.events, err)
 	}
 	if out := judge("con_1", staunch.JudgedRight, 2); len(out) != 0 || f.trust["a"].Right != 1 || f.trust["a"].Steers() {
 		t.Errorf("right: %+v, %+v", out, f.trust["a"])
@@ -219,8 +244,8 @@ func TestJudge(t *testing.T) {
 		t.Errorf("once more: %+v", out)
 	}
 	n := len(f.records)
-	con := staunch.Containment{ID: "con_4", Drill: "drl_1", Release: &staunch.Release{By: "drill", Verdict: staunch.JudgedWrong}}
-	if out, err := decide.Judge(f, con, declared, 6); err != nil || len(out) != 0 || len(f.records) != n {
+	con := staunch.Containment{ID: "con_4", Drill: "drl_1", Judged: &staunch.Judged{By: "drill", Verdict: staunch.JudgedWrong}}
+	if _, out, err := decide.Judge(f, con, nil, declared, 6); err != nil || len(out) != 0 || len(f.records) != n {
 		t.Errorf("a drill was counted: %+v, %v", out, err)
 	}
 
@@ -236,6 +261,81 @@ func TestJudge(t *testing.T) {
 		if r.Kind != staunch.RecordTrust || r.About == "" || r.Actor == "" {
 			t.Errorf("record %+v", r)
 		}
+	}
+}
+
+// TestJudgeCorrects holds that each containment counts once, by its newest verdict,
+// and takes a rule down once.
+func TestJudgeCorrects(t *testing.T) {
+	f := &fakeTrust{trust: map[string]staunch.RuleTrust{}, behind: []string{"a"}}
+	declared := func(string) staunch.Mode { return staunch.ModeEnforce }
+	given := map[string]*staunch.Judged{}
+	now := staunch.Time(0)
+	judge := func(id string, v staunch.Judgement) (demoted int) {
+		t.Helper()
+		now++
+		con := staunch.Containment{ID: id, Judged: &staunch.Judged{Verdict: v, By: "ann", Reason: "why", At: now, Given: 1}}
+		if was := given[id]; was != nil {
+			con.Judged.Given += was.Given
+		}
+		rules, out, err := decide.Judge(f, con, given[id], declared, now)
+		if err != nil || !slices.Equal(rules, []string{"a"}) {
+			t.Fatalf("%v, %v", rules, err)
+		}
+		con.Judged.Rules = rules
+		given[id] = con.Judged
+		return len(out)
+	}
+	counts := func(wrong, right int, lastWrong, lastRight staunch.Time, mode staunch.Mode) {
+		t.Helper()
+		a := f.trust["a"]
+		if a.Wrong != wrong || a.Right != right || a.LastWrong != lastWrong || a.LastRight != lastRight || a.Now(staunch.ModeEnforce) != mode {
+			t.Errorf("%+v, in mode %s", a, a.Now(staunch.ModeEnforce))
+		}
+	}
+	judge("con_1", staunch.JudgedWrong)
+	judge("con_2", staunch.JudgedRight)
+	counts(1, 1, 1, 2, staunch.ModeRecommend)
+	if judge("con_2", staunch.JudgedWrong) != 1 {
+		t.Error("one that turned out wrong took nothing down")
+	}
+	counts(2, 0, 3, 0, staunch.ModeShadow)
+	// What led to it is deleted meanwhile.
+	f.behind = nil
+	judge("con_2", staunch.JudgedRight)
+	counts(1, 1, 1, 4, staunch.ModeShadow)
+	if _, err := (decide.Move{Rule: "a", To: staunch.ModeEnforce, By: "ann", Reason: "mended", Key: "1"}).Apply(f, staunch.ModeEnforce, 5); err != nil {
+		t.Fatal(err)
+	}
+	now = 5
+	if judge("con_1", staunch.JudgedRight) != 0 {
+		t.Error("right took it down")
+	}
+	counts(0, 2, 0, 6, staunch.ModeEnforce)
+	if judge("con_1", staunch.JudgedWrong) != 1 {
+		t.Error("after a promotion it was not taken down once more")
+	}
+	counts(1, 1, 7, 4, staunch.ModeRecommend)
+	judge("con_1", staunch.JudgedRight)
+	if judge("con_1", staunch.JudgedWrong) != 0 {
+		t.Error("changing one's mind twice took it down twice")
+	}
+	counts(1, 1, 9, 4, staunch.ModeRecommend)
+	history, err := f.TrustEvents("a", 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(staunch.LatestJudgements(history)); n != 2 {
+		t.Errorf("%d verdicts count, of two containments", n)
+	}
+	for _, r := range f.records {
+		var ev staunch.TrustEvent
+		if err := json.Unmarshal(r.Body, &ev); err != nil || r.Kind != staunch.RecordTrust {
+			t.Errorf("record %+v: %v", r, err)
+		}
+	}
+	if got, want := len(f.records), len(f.events); got != want {
+		t.Errorf("%d records of %d events", got, want)
 	}
 }
 

@@ -2,13 +2,13 @@ package sim_test
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector/connectortest"
 	"github.com/staunch-project/staunch/internal/contain"
+	"github.com/staunch-project/staunch/internal/contain/containtest"
 	"github.com/staunch-project/staunch/internal/record"
 	"github.com/staunch-project/staunch/internal/store"
 )
@@ -70,9 +70,8 @@ func (w *world) healthy() {
 func (w *world) invariants(released bool) {
 	w.tell("what holds, released %v", released)
 	w.must(w.view(func(r store.Reader) error {
-		if err := w.ledger(r); err != nil {
-			return err
-		}
+		of := w.shared()
+		of.Ledger(r, w.platform.Ledger(), ":"+vip, ":"+connectortest.FakeOwn+"#")
 		if err := w.acknowledged(r); err != nil {
 			return err
 		}
@@ -92,7 +91,8 @@ func (w *world) invariants(released bool) {
 			if con.Approver != "" && strings.Contains(con.Approver, con.Requester) && con.Requester != "" {
 				w.wrong("I7: %s was approved by who asked for it, %s", id, con.Approver)
 			}
-			if err := w.caseHolds(r, c, released); err != nil {
+			// Before, another case may still want to write a pre-image back.
+			if err := of.Case(r, c, released); err != nil {
 				return err
 			}
 			if err := w.grounds(r, con); err != nil {
@@ -108,7 +108,7 @@ func (w *world) invariants(released bool) {
 				w.wrong("I4: %d places of %s are taken, the cases have %d", c.Used, c.Name, caps[c.Name])
 			}
 		}
-		if err := w.planes(r); err != nil {
+		if err := w.planes(r, of); err != nil {
 			return err
 		}
 		return w.chained(r)
@@ -148,36 +148,6 @@ func (w *world) leftAsIs() map[string]bool {
 	return out
 }
 
-// ledger judges what reached the platform: I2, I3 and I5.
-func (w *world) ledger(r store.Reader) error {
-	changes := map[string]int{}
-	for _, l := range w.platform.Ledger() {
-		key, rest, _ := strings.Cut(l, " ")
-		op, target, _ := strings.Cut(rest, " ")
-		changes[key+" "+op]++
-		if strings.Contains(target, ":"+vip) || strings.Contains(target, ":"+connectortest.FakeOwn+"#") {
-			w.wrong("I5: %s", l)
-		}
-	}
-	for _, change := range slices.Sorted(maps.Keys(changes)) {
-		key, _, _ := strings.Cut(change, " ")
-		s, err := r.Step(key)
-		if err != nil {
-			w.wrong("I3: the ledger's %s: %v", change, err)
-			continue
-		}
-		name, _, _ := strings.Cut(s.Target.Ref.Value, ".")
-		most := 1 + w.third[name]
-		if s.Target.Attribute == "sessions" {
-			most += w.logins // each makes something to end again
-		}
-		if n := changes[change]; n > most {
-			w.wrong("I2: %s happened %d times", change, n)
-		}
-	}
-	return nil
-}
-
 // acknowledged is I1: what was acknowledged and matters is there.
 func (w *world) acknowledged(r store.Reader) error {
 	for _, p := range w.posted {
@@ -201,140 +171,45 @@ func (w *world) acknowledged(r store.Reader) error {
 	return nil
 }
 
-// caseHolds looks at one case: I7, I10, I11 and what its steps say.
-func (w *world) caseHolds(r store.Reader, c contain.Case, released bool) error {
-	con := c.Containment
-	records, err := r.RecordsAbout(con.ID, 10_000)
-	if err != nil {
-		return err
-	}
-	said := map[staunch.RecordKind]string{}
-	for _, rec := range records {
-		said[rec.Kind] += string(rec.Body)
-	}
-	roots := slices.Clone(con.Scope.Roots)
-	if con.Subject == staunch.IdentityRef("robert") {
-		roots = append(roots, account("ann"), account("ben"))
-	}
-	if con.Subject == staunch.IdentityRef("books") {
-		roots = append(roots, account("cat"))
-	}
-	if name, ok := strings.CutPrefix(con.Subject.Value, "worker "); ok && con.Subject.Kind == staunch.KindIdentity {
-		roots = append(roots, account(name))
-	}
-	for _, s := range c.Steps {
-		if !slices.Contains(roots, s.Target.Ref) && !w.minted[s.Target.Ref] && !w.under(s.Target.Ref, roots) {
-			w.wrong("I7: %s is on %s, outside of %+v", s.ID, s.Target, con.Scope)
-		}
-		if s.Generation > con.Generation {
-			w.wrong("I11: step %s is of generation %d, its case of %d", s.ID, s.Generation, con.Generation)
-		}
-		if !strings.Contains(said[staunch.RecordPlan], s.ID) {
-			w.wrong("no plan record names step %s", s.ID)
-		}
-		if s.State == staunch.StepProven && !strings.Contains(said[staunch.RecordProof], s.ID) {
-			w.wrong("I10: no proof record names step %s", s.ID)
-		}
-		h, err := r.Hold(s.Hold)
-		if err != nil {
-			return err
-		}
-		if s.State == staunch.StepShared && (con.Phase == staunch.PhaseHeld || con.Phase == staunch.PhaseWindow) && h.State != staunch.HoldProven {
-			w.wrong("%s is %s with step %s shared on hold %s, which is %s", con.ID, con.Phase, s.ID, h.ID, h.State)
-		}
-		if s.State == staunch.StepProven || s.State == staunch.StepShared {
-			name := s.Target.Ref.Value
-			if got := w.platform.Dump(name); con.Phase.Open() && s.Target.Attribute == "enabled" && w.third[name] == 0 && strings.HasPrefix(got, "enabled") {
-				w.wrong("I10: %s is %s with step %s %s, and %s is %q", con.ID, con.Phase, s.ID, s.State, name, got)
+// shared is what the invariants of every world have to know of this one.
+func (w *world) shared() containtest.World {
+	return containtest.World{
+		Dump: w.platform.Dump, Third: w.third, Logins: w.logins, Protected: protected, Wrong: w.wrong,
+		Within: func(con staunch.Containment, ref staunch.Ref) bool {
+			roots := slices.Clone(con.Scope.Roots)
+			if con.Subject == staunch.IdentityRef("robert") {
+				roots = append(roots, account("ann"), account("ben"))
 			}
-			if con.Phase.Open() && (!h.Active() || !slices.Contains(h.Claims, con.ID)) {
-				w.wrong("step %s of %s is %s on hold %s, which is %s and claimed by %v", s.ID, con.ID, s.State, h.ID, h.State, h.Claims)
+			if con.Subject == staunch.IdentityRef("books") {
+				roots = append(roots, account("cat"))
 			}
-		}
-		// Before, another case may still want to write it back.
-		if released && s.PreImage != "" && (!h.Active() || h.State == staunch.HoldKept) {
-			if _, err := r.Sealed(s.PreImage); err == nil {
-				w.wrong("the pre-image of %s (%s) on hold %s (%s) was not shredded", s.ID, s.State, h.ID, h.State)
+			if name, ok := strings.CutPrefix(con.Subject.Value, "worker "); ok && con.Subject.Kind == staunch.KindIdentity {
+				roots = append(roots, account(name))
 			}
-		}
+			return slices.Contains(roots, ref) || w.minted[ref] || under(ref, roots)
+		},
 	}
-	return nil
 }
 
 // under reports whether a session is one of the roots' accounts.
-func (w *world) under(ref staunch.Ref, roots []staunch.Ref) bool {
+func under(ref staunch.Ref, roots []staunch.Ref) bool {
 	name, _, ok := strings.Cut(ref.Value, ".")
 	return ok && slices.Contains(roots, account(name))
 }
 
 // planes looks at the holds, and whether every node's fast plane has them.
-func (w *world) planes(r store.Reader) error {
-	for _, plane := range []staunch.Plane{staunch.PlaneGuard, staunch.PlanePlatform} {
-		holds, err := r.HoldsAfter(plane, 0, 100_000)
-		if err != nil {
+func (w *world) planes(r store.Reader, of containtest.World) error {
+	holds, err := of.Holds(r)
+	if err != nil {
+		return err
+	}
+	for _, n := range w.up() {
+		if err := n.guard.follow(r); err != nil {
 			return err
 		}
 		for _, h := range holds {
-			if h.Active() && len(h.Claims) == 0 && h.State != staunch.HoldKept {
-				w.wrong("hold %s on %s is %s and nobody's", h.ID, h.Target, h.State)
-			}
-			if h.State == staunch.HoldReleasing {
-				w.wrong("hold %s on %s is left releasing", h.ID, h.Target)
-			}
-			if h.Active() && protected(h.Target.Ref) != "" {
-				w.wrong("I5: hold on %s", h.Target)
-			}
-			for _, id := range h.Claims {
-				con, err := r.Containment(id)
-				if err != nil {
-					return err
-				}
-				if h.Active() && !con.Phase.Open() {
-					w.wrong("hold %s on %s (%s) is claimed by %s, which is released", h.ID, h.Target, h.State, id)
-				}
-			}
-			if plane != staunch.PlaneGuard {
-				continue
-			}
-			if err := w.denies(r, h); err != nil {
-				return err
-			}
-			for _, n := range w.up() {
-				if err := n.guard.follow(r); err != nil {
-					return err
-				}
-				if got := n.guard.holds[h.ID]; got.Active() != h.Active() || got.Seq != h.Seq && h.Active() {
-					w.wrong("%s's fast plane has %s on %s as %s (seq %d), the store as %s (seq %d)", n.name, h.ID, h.Target, got.State, got.Seq, h.State, h.Seq)
-				}
-			}
+			of.Follows(n.name+"'s fast plane", n.guard.holds[h.ID], h)
 		}
-	}
-	return nil
-}
-
-// denies looks at whether a guard hold denies what its claims ask for.
-func (w *world) denies(r store.Reader, h staunch.Hold) error {
-	if h.State != staunch.HoldInForce {
-		return nil
-	}
-	want := map[string]bool{}
-	for _, id := range h.Claims {
-		con, err := r.Containment(id)
-		if err != nil {
-			return err
-		}
-		for _, d := range con.Playbook.Stages[con.Stage].Deny {
-			want[d] = true
-		}
-	}
-	for _, d := range h.Deny {
-		if !want[d] {
-			w.wrong("the fast plane's hold on %s denies %q, which none of %v asks for", h.Target, d, h.Claims)
-		}
-		delete(want, d)
-	}
-	for _, d := range sorted(want) {
-		w.wrong("the fast plane's hold on %s does not deny %q, which one of %v asks for", h.Target, d, h.Claims)
 	}
 	return nil
 }

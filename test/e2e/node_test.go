@@ -80,6 +80,14 @@ func (l *lines) String() string {
 // same after a restart.
 func newNode(tb testing.TB, files map[string]string) *node {
 	tb.Helper()
+	n, l := initNode(tb, files)
+	n.serve("the node", l)
+	return n
+}
+
+// initNode is newNode without the start: it returns the listener as well.
+func initNode(tb testing.TB, files map[string]string) (*node, net.Listener) {
+	tb.Helper()
 	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
@@ -103,8 +111,7 @@ func newNode(tb testing.TB, files map[string]string) *node {
 	if n.admin, err = app.Init(tb.Context(), cfg, "admin"); err != nil {
 		tb.Fatal(err)
 	}
-	n.serve("the node", l)
-	return n
+	return n, l
 }
 
 // serve has the node answer on l and be spoken to as its administrator until the

@@ -381,6 +381,12 @@ func (c *Client) Release(ctx context.Context, id string, req api.ReleaseRequest)
 	return c.change(ctx, id, "/release", req)
 }
 
+// Judge says whether a containment that was released was called for, or corrects
+// what was said.
+func (c *Client) Judge(ctx context.Context, id string, req api.JudgeRequest) (api.Changed, error) {
+	return c.change(ctx, id, "/judge", req)
+}
+
 // Clear ends a window in the subject's favour, under the same rule.
 func (c *Client) Clear(ctx context.Context, id string, req api.ReleaseRequest) (api.Changed, error) {
 	return c.change(ctx, id, "/clear", req)

@@ -44,7 +44,7 @@ func needed() map[reflect.Type][]string {
 		reflect.TypeFor[config.Realm]():   {"name", "platform"},
 		reflect.TypeFor[config.Source]():  {"name", "format", "realm"},
 		reflect.TypeFor[config.Tail]():    {"path"},
-		reflect.TypeFor[config.Drill]():   {"name", "canary", "source", "record"},
+		reflect.TypeFor[config.Drill]():   {"name", "canary", "source"},
 		reflect.TypeFor[config.Subject](): {"type", "kind", "realm", "scheme"},
 		reflect.TypeFor[config.Channel](): {"name", "type", "url"},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -41,8 +42,10 @@ func (p *Pipeline) applier(b *Bundle) *correlate.Applier {
 }
 
 // correlate writes what the items contribute to windows and puts the signals of
-// the correlations that hold with it. It returns how many signals were new.
-func (p *Pipeline) correlate(tx store.Tx, b *Bundle, items []*item, accused *refSet, now staunch.Time) (int, error) {
+// the correlations that hold with it. It returns how many signals were new. The
+// windows of an exercise are its own, and nobody's after this: what it counts never
+// counts with what is real, nor with another exercise.
+func (p *Pipeline) correlate(tx store.Tx, b *Bundle, items []*item, accused *refSet, drill *Drill, now staunch.Time) (int, error) {
 	var cs []correlate.Contribution
 	for _, it := range items {
 		cs = append(cs, it.contribs...)
@@ -50,22 +53,43 @@ func (p *Pipeline) correlate(tx store.Tx, b *Bundle, items []*item, accused *ref
 	if len(cs) == 0 {
 		return 0, nil
 	}
-	fired, err := p.applier(b).Apply(tx, cs)
+	var fired []correlate.Firing
+	var err error
+	if drill == nil {
+		fired, err = p.applier(b).Apply(tx, cs)
+	} else {
+		fired, err = rehearse(b, cs)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("correlating: %w", err)
 	}
-	return p.putFired(tx, b, fired, accused, now)
+	return p.putFired(tx, b, fired, accused, drill, now)
 }
 
-// putFired puts the signals of what fired.
-func (p *Pipeline) putFired(tx store.Tx, b *Bundle, fired []correlate.Firing, accused *refSet, now staunch.Time) (int, error) {
+// rehearse returns what holds of an exercise's contributions alone. They are all
+// there are, so that windows which wait until they have settled are judged at once.
+func rehearse(b *Bundle, cs []correlate.Contribution) ([]correlate.Firing, error) {
+	a, book := correlate.Applier{Set: b.Correlations}, correlate.NewBook()
+	fired, err := a.Apply(book, cs)
+	if err != nil {
+		return nil, err
+	}
+	settled, _, err := a.Settle(book, math.MaxInt64, settleAtOnce)
+	return append(fired, settled...), err
+}
+
+// putFired puts the signals of what fired, of an exercise those of its canaries.
+func (p *Pipeline) putFired(tx store.Tx, b *Bundle, fired []correlate.Firing, accused *refSet, drill *Drill, now staunch.Time) (int, error) {
 	var made []staunch.Signal
 	for _, f := range fired {
 		if f.Hidden || f.Rule.Confidence <= 0 {
 			continue
 		}
 		for _, ref := range f.Accused {
-			s := signalOf(b, f, ref, now)
+			if !drill.may(ref) {
+				continue
+			}
+			s := signalOf(b, f, ref, drill, now)
 			in, err := tx.PutSignal(s)
 			if err != nil {
 				return 0, err
@@ -82,8 +106,11 @@ func (p *Pipeline) putFired(tx store.Tx, b *Bundle, fired []correlate.Firing, ac
 	return len(made), nil
 }
 
-func signalOf(b *Bundle, f correlate.Firing, ref staunch.Ref, now staunch.Time) staunch.Signal {
-	r := f.Rule
+func signalOf(b *Bundle, f correlate.Firing, ref staunch.Ref, drill *Drill, now staunch.Time) staunch.Signal {
+	r, series := f.Rule, f.Series
+	if drill != nil { // the same window of what is real is another signal
+		series = drill.ID + "/" + series
+	}
 	mode := staunch.ModeEnforce
 	if r.Mode != "" {
 		if m, err := staunch.ParseMode(r.Mode); err == nil {
@@ -91,10 +118,10 @@ func signalOf(b *Bundle, f correlate.Firing, ref staunch.Ref, now staunch.Time) 
 		}
 	}
 	return staunch.Signal{
-		V: staunch.Version, ID: staunch.CorrelationSignalID(r.ID, ref, f.Series, f.Window), Rule: r.ID, Title: r.Title, Bundle: b.Hash,
+		V: staunch.Version, ID: staunch.CorrelationSignalID(r.ID, ref, series, f.Window), Rule: r.ID, Title: r.Title, Bundle: b.Hash,
 		Accused: ref, Refs: f.Refs, Confidence: r.Confidence, Techniques: r.Techniques, Frameworks: r.Frameworks, Event: f.Event, Events: f.Events,
 		Source: f.Source, Realm: f.Realm, Ceiling: f.Ceiling, Mode: mode, Standing: staunch.StandingCurrent,
-		Origin: f.Origin, Origins: f.Origins,
+		Origin: f.Origin, Origins: f.Origins, Drill: drill.id(),
 		Time: f.Time, Learned: now, Evidence: firedEvidence(f), Author: r.Author, License: r.License, References: r.References,
 	}
 }
@@ -136,7 +163,7 @@ func (p *Pipeline) Settle(ctx context.Context) error {
 				return err
 			}
 			accused := newRefSet()
-			if signals, err = p.putFired(tx, b, fired, accused, now); err != nil {
+			if signals, err = p.putFired(tx, b, fired, accused, nil, now); err != nil {
 				return err
 			}
 			know := knowingOf(tx)

@@ -93,6 +93,11 @@ func (p *Pipeline) decideBy(tx store.Tx, known knowing, b *Bundle, accused staun
 	if _, err := tx.PutDecision(d); err != nil {
 		return 0, err
 	}
+	if drill != nil && drill.Decided != nil {
+		if err := drill.Decided(tx, d); err != nil {
+			return 0, err
+		}
+	}
 	said := map[string]any{
 		"decision": d.ID, "subject": d.Subject, "scope": d.Scope, "tier": d.Tier, "verdict": d.Verdict, "mode": d.Mode,
 		"policy": d.Policy, "confidence": d.Suspicion.Confidence, "signals": d.Signals, "bundle": d.Bundle,

@@ -375,17 +375,17 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 			signals += n
 		}
 		now := staunch.TimeOf(p.opt.Clock.Now())
-		n, err := p.correlate(tx, b, counted, accused, now)
+		var drill *Drill
+		if len(items) > 0 {
+			drill = items[0].src.Drill // the items of an input have one source
+		}
+		n, err := p.correlate(tx, b, counted, accused, drill, now)
 		if err != nil {
 			return err
 		}
 		signals += n
 		if err := p.rejoin(tx, accused, joined, now); err != nil {
 			return err
-		}
-		var drill *Drill
-		if len(items) > 0 {
-			drill = items[0].src.Drill // the items of an input have one source
 		}
 		know := knowingOf(tx)
 		for _, ref := range accused.list {

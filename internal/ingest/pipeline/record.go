@@ -13,6 +13,7 @@ import (
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
 	"github.com/staunch-project/staunch/internal/inventory"
+	"github.com/staunch-project/staunch/internal/store"
 )
 
 // Source is a configured input as the pipeline sees it.
@@ -40,6 +41,9 @@ type Drill struct {
 	ID string
 	// Canaries are the refs that it may accuse, and that may be contained for it.
 	Canaries []staunch.Ref
+	// Decided, when given, is told of each decision that its records lead to, in the
+	// transaction that keeps it.
+	Decided func(tx store.Tx, d staunch.Decision) error
 }
 
 // may reports whether the exercise may accuse or contain a ref; what is none may
@@ -195,9 +199,7 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 		}
 		it.secrets = append(it.secrets, sealedSecret{ref: s.Ref, until: received.Add(secretLife), blob: blob})
 	}
-	// An exercise states nothing of the world and adds nothing to the windows of
-	// correlations, which may be others'.
-	if src.Drill == nil {
+	if src.Drill == nil { // an exercise states nothing of the world
 		facts := slices.Concat(mapped.Facts, inventory.Facts(it.event))
 		if n, ok := src.Format.(format.Namer); ok {
 			facts = append(facts, inventory.SameNames(it.event, n.Same())...)
@@ -210,8 +212,8 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 			f.ID = staunch.FactID(f)
 			it.facts = append(it.facts, f)
 		}
-		it.contribs = p.contributions(b, doc, keys, secrets, it, sc.matched)
 	}
+	it.contribs = p.contributions(b, doc, keys, secrets, it, sc.matched)
 	for _, m := range sc.matched {
 		if b.Correlations.Hidden(m) {
 			continue // it speaks through its correlations alone

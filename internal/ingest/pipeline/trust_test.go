@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/decide"
@@ -139,6 +140,56 @@ func TestDrillStaysApart(t *testing.T) {
 		}
 		if len(r.observed) != 2 || r.observed[0].Drill != "" || r.observed[1].Drill != "drl_1" {
 			t.Errorf("decisions %+v", r.observed)
+		}
+	})
+	t.Run("its windows are its own", func(t *testing.T) {
+		r := newRig(t, alone)
+		r.setIdentity(staunch.Identity{Name: "canary", Accounts: []staunch.Ref{account("canary")}})
+		r.pipe.SetBundle(correlated(t, "sha256:corr", lows, few))
+		low := func(id string) string { return r.rec(id, "low", "canary") }
+		first, second := drill(r, "drl_1", account("canary")), drill(r, "drl_2", account("canary"))
+		// Two are not enough, and count for nobody: not for a drill, nor for what is real.
+		r.ingest(low("1"), low("2"))
+		as(r, first, low("d1-1"), low("d1-2"))
+		as(r, second, low("d2-1"), low("d2-2"))
+		same(t, "signals of windows that are mixed", rulesOf(r.signals()), []string{})
+		// Three are enough, for each drill and for what is real in the same window.
+		as(r, drill(r, "drl_3", account("canary")), low("d3-1"), low("d3-2"), low("d3-3"), r.rec("d3-4", "low", "bob"))
+		as(r, drill(r, "drl_4", account("canary")), low("d4-1"), low("d4-2"), low("d4-3"))
+		r.ingest(low("3"))
+		got := map[string]int{}
+		for _, s := range r.signals() {
+			got[s.Rule+" "+s.Drill]++
+			if s.Accused != account("canary") || len(s.Events) != 3 {
+				t.Errorf("%+v", s)
+			}
+		}
+		same(t, "signals", got, map[string]int{"many ": 1, "many drl_3": 1, "many drl_4": 1})
+		// What waits until it has settled in earnest is judged at once, and leaves nothing.
+		as(r, drill(r, "drl_5", account("canary")), r.rec("d5-1", "other", "canary"))
+		r.clock.add(2 * time.Hour)
+		if err := r.pipe.Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got = map[string]int{}
+		for _, s := range r.signals() {
+			got[s.Rule+" "+s.Drill]++
+		}
+		same(t, "signals", got, map[string]int{"few drl_5": 1, "many ": 1, "many drl_3": 1, "many drl_4": 1})
+	})
+	t.Run("its decisions are told in their transaction", func(t *testing.T) {
+		r := newRig(t)
+		r.setIdentity(staunch.Identity{Name: "canary", Accounts: []staunch.Ref{account("canary")}})
+		s := drill(r, "drl_1", account("canary"))
+		var told []string
+		s.Drill.Decided = func(tx store.Tx, d staunch.Decision) error {
+			_, err := tx.Decision(d.ID)
+			told = append(told, d.Drill+" "+d.Containment)
+			return err
+		}
+		as(r, s, r.rec("1", "critical", "canary"))
+		if cs := r.cases(); len(cs) != 1 || len(told) != 1 || told[0] != "drl_1 "+cs[0].ID {
+			t.Errorf("told %q of %+v", told, cs)
 		}
 	})
 	t.Run("a real case is not the exercise's", func(t *testing.T) {
