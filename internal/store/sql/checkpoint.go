@@ -19,7 +19,7 @@ import (
 const (
 	// copyPages is how many pages wait before they are copied. Few, because a commit
 	// waits while the disk is made to keep them.
-	copyPages = walPages / 8
+	copyPages = walPages / 32
 	// restPages is how many of them the writer copies itself.
 	restPages = walPages / 16
 	// lastPages is how many the log has before the writer copies all that there
