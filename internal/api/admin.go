@@ -156,6 +156,39 @@ func (s *Server) registerOperator() {
 			return &out[Diagnosis]{d}, nil
 		})
 
+	operation(s, Route{Method: "GET", Path: "/v1/store", Verb: auth.Config, Limit: slowTimeout},
+		huma.Operation{
+			OperationID: "getStorage", Summary: "What the database has, and how long it is kept", Tags: tags,
+			Description: "Rows and bytes of large tables are estimates.",
+		},
+		func(ctx context.Context, _ auth.Principal, _ *struct{}) (*out[Storage], error) {
+			st, err := s.opt.Operator.Storage(ctx)
+			if err != nil {
+				return nil, err
+			}
+			st.V = staunch.Version
+			if st.Tables == nil {
+				st.Tables = []store.TableSize{}
+			}
+			return &out[Storage]{st}, nil
+		})
+
+	operation(s, Route{Method: "GET", Path: "/v1/store/preview", Verb: auth.Config, Limit: slowTimeout},
+		huma.Operation{
+			OperationID: "previewRetention", Summary: "What would be deleted now, being older than it is kept for", Tags: tags,
+			Description: "It looks for at most some seconds; sweep.truncated says that there is more. What goes only after something else is not counted.",
+		},
+		func(ctx context.Context, _ auth.Principal, _ *struct{}) (*out[StoragePreview], error) {
+			sweep, err := s.opt.Operator.PreviewRetention(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if sweep.Kinds == nil {
+				sweep.Kinds = []store.Swept{}
+			}
+			return &out[StoragePreview]{StoragePreview{V: staunch.Version, Sweep: sweep}}, nil
+		})
+
 	type reloadInput struct {
 		KeepGoing bool `query:"keep_going" doc:"leave out the rules that are refused, in place of changing nothing"`
 	}

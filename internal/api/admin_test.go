@@ -115,6 +115,14 @@ func TestOperator(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.oper.checks = []Check{{Name: "store", Status: "ok"}, {Name: "realm pg/main", Status: "warning", Message: "slow"}}
+	var st Storage
+	if r.want(r.do("admin", "GET", "/v1/store", nil), 200).into(&st); st.V != 1 || st.Tables == nil || st.Ages["events"] != "30d" {
+		t.Errorf("%+v", st)
+	}
+	var next StoragePreview
+	if r.want(r.do("admin", "GET", "/v1/store/preview", nil), 200).into(&next); next.V != 1 || next.Sweep.Kinds == nil || next.Sweep.At != 5 {
+		t.Errorf("%+v", next)
+	}
 	var d Diagnosis
 	if r.want(r.do("admin", "GET", "/v1/doctor", nil), 200).into(&d); !d.Healthy || len(d.Checks) != 2 {
 		t.Errorf("%+v", d)

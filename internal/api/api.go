@@ -102,6 +102,10 @@ type Operator interface {
 	Reload(ctx context.Context, who string, keepGoing bool) (Reloaded, error)
 	// Doctor looks at everything that has to work and changes nothing.
 	Doctor(ctx context.Context) (Diagnosis, error)
+	// Storage says what the database has and how long it is kept, PreviewRetention
+	// what would be deleted now. Neither changes anything.
+	Storage(ctx context.Context) (Storage, error)
+	PreviewRetention(ctx context.Context) (store.Sweep, error)
 	// Checkpoint signs a checkpoint of the record log, and takes it to where the
 	// configuration says. The error wraps record.ErrBroken, and nothing is signed,
 	// where the log was changed.

@@ -515,6 +515,12 @@ func (f *fakeOperator) Reload(_ context.Context, _ string, keepGoing bool) (Relo
 func (f *fakeOperator) Doctor(context.Context) (Diagnosis, error) {
 	return Diagnosis{Checks: f.checks}, nil
 }
+func (f *fakeOperator) Storage(context.Context) (Storage, error) {
+	return Storage{Ages: map[string]string{"events": "30d"}}, nil
+}
+func (f *fakeOperator) PreviewRetention(context.Context) (store.Sweep, error) {
+	return store.Sweep{At: 5}, nil
+}
 func (f *fakeOperator) ForgetTrips(store.Tx, string) error { return nil }
 func (f *fakeOperator) ReportHealth(_ store.Tx, h GroupHealth, _ string) (GroupHealthKept, error) {
 	if h.Healthy > h.Of {

@@ -52,6 +52,8 @@ var access = map[string][]auth.Role{
 	"POST /v1/tokens":                        {"admin"},
 	"DELETE /v1/tokens/{id}":                 {"admin"},
 	"GET /v1/doctor":                         {"admin"},
+	"GET /v1/store":                          {"admin"},
+	"GET /v1/store/preview":                  {"admin"},
 	"POST /v1/reload":                        {"admin"},
 	"GET /v1/records/verify":                 {"admin"},
 	"POST /v1/records/verify":                {"admin"},

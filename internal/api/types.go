@@ -324,6 +324,30 @@ type Reloaded struct {
 	Refused []Fault `json:"refused,omitempty"`
 }
 
+// Storage is what the database has, and how long it is kept.
+type Storage struct {
+	V    int        `json:"v"`
+	Size store.Size `json:"size"`
+	// MaxSize is how many bytes may be in use; 0 is no bound.
+	MaxSize int64             `json:"max_size,omitempty"`
+	Tables  []store.TableSize `json:"tables"`
+	// Ages has how long each kind of rows is kept, as it is gone by ("30d",
+	// "forever"): none is shorter than what is still to be judged needs.
+	Ages map[string]string `json:"ages"`
+	// Sweeps says that it is this node that deletes what is older.
+	Sweeps bool `json:"sweeps"`
+	// Last is the last round of deletions of this node, Error what ended one early
+	// since.
+	Last  *store.Sweep `json:"last,omitempty"`
+	Error string       `json:"error,omitempty"`
+}
+
+// StoragePreview is what the next round of deletions would delete.
+type StoragePreview struct {
+	V     int         `json:"v"`
+	Sweep store.Sweep `json:"sweep"`
+}
+
 // Diagnosis is what doctor found.
 type Diagnosis struct {
 	V int `json:"v"`

@@ -639,6 +639,7 @@ func (o operator) Doctor(ctx context.Context) (api.Diagnosis, error) {
 		return out
 	})
 	check("checkpoints", o.a.checkCheckpoints)
+	check("retention", o.a.checkRetention)
 	check("mode", func() []connector.Finding {
 		if s.Config.Mode != staunch.ModeEnforce {
 			return []connector.Finding{{Severity: "warning", Message: "the engine is in " + s.Config.Mode.String() + " mode: nothing is contained by itself"}}
@@ -729,6 +730,7 @@ func (a *App) registerMetrics() {
 	}
 	gauge("guard_stale", "1 while the guard's state is stale or its place has run out.", func() float64 { return one(a.guard.Stale()) })
 	gauge("guard_applied_seq", "The hold sequence up to which the guard has applied everything.", func() float64 { return float64(a.guard.Seq()) })
+	a.registerRetention(gauge)
 	gauge("bundle_active", "1 while this node's configuration is the active one, 0 while it does not decide.", func() float64 { return one(a.pipe.Waits() == "") })
 }
 

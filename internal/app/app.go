@@ -32,6 +32,7 @@ import (
 	"github.com/staunch-project/staunch/internal/inventory"
 	"github.com/staunch-project/staunch/internal/notify"
 	"github.com/staunch-project/staunch/internal/record"
+	"github.com/staunch-project/staunch/internal/retain"
 	"github.com/staunch-project/staunch/internal/seal"
 	"github.com/staunch-project/staunch/internal/store"
 	sqlstore "github.com/staunch-project/staunch/internal/store/sql"
@@ -75,6 +76,7 @@ type App struct {
 	logins      logins
 	checkpoints checkpoints
 	drills      drills
+	sweeper     *retain.Sweeper
 
 	mu    sync.RWMutex
 	setup *Setup
@@ -174,6 +176,9 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 		IsOwn:  a.engine.IsOwn, Own: a.engine.OwnRefs, Guardrails: setup.Guardrails, Params: Params(cfg),
 		Mode: cfg.Mode, PlatformOf: a.platformOf, Teller: a.teller(), Observe: opt.OnDecision,
 	}, setup.Bundle); err != nil {
+		return nil, err
+	}
+	if a.sweeper, err = a.newSweeper(); err != nil {
 		return nil, err
 	}
 	a.auth = auth.New(a.store, auth.Options{Clock: opt.Clock, Observe: a.logins.note})
@@ -401,6 +406,7 @@ func (a *App) Start(ctx context.Context) error {
 	a.wg.Go(func() { a.followBundle(run) })
 	a.wg.Go(func() { a.keepLogins(run) })
 	a.wg.Go(func() { a.keepDrills(run) })
+	a.wg.Go(func() { a.sweeper.Run(run) })
 	if a.cfg.Audit.CheckpointEvery > 0 {
 		a.wg.Go(func() { a.keepCheckpoints(run) })
 	}
@@ -452,9 +458,6 @@ func (a *App) refresh(ctx context.Context) {
 		}
 		if now := a.opt.Clock.Now(); now.Sub(shredded) >= shredEvery {
 			shredded = now
-			if err := a.pipe.Prune(ctx); err != nil && ctx.Err() == nil {
-				a.opt.Log.Error("pruning correlations", "error", err)
-			}
 			if err := a.shredExpired(ctx); err != nil && ctx.Err() == nil {
 				a.opt.Log.Error("shredding secrets that ran out", "error", err)
 			}

@@ -50,7 +50,7 @@ var contracts = []string{
 // rooms do not import each other.
 var rooms = []string{
 	"internal/ingest", "internal/detect", "internal/inventory", "internal/decide", "internal/contain",
-	"internal/guard", "internal/notify", "internal/api", "internal/config", "internal/demo", "internal/sim",
+	"internal/guard", "internal/notify", "internal/retain", "internal/api", "internal/config", "internal/demo", "internal/sim",
 }
 
 func below(dirs []string) []string {

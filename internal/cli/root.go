@@ -144,7 +144,7 @@ to know where it is (--url) and who you are (--token-file).`,
 	add(groupCases, newPlanCmd(g), newApplyCmd(g), newContainCmd(g), newApproveCmd(g), newReleaseCmd(g), newJudgeCmd(g), newClearCmd(g), newAdvanceCmd(g), newExtendCmd(g))
 	add(groupLook, newListCmd(g), newShowCmd(g), newEvidenceCmd(g), newIdentityCmd(g), newTrustCmd(g), newBacktestCmd(g))
 	add(groupRules, newNormalizeCmd(g), newMatchCmd(g), newExplainCmd(g), newReplayCmd(g), newRulesCmd(g), newPolicyCmd(g), newValidateCmd(g))
-	add(groupRun, newDemoCmd(g), newInitCmd(g), newServeCmd(g), newDoctorCmd(g), newDrillCmd(g), newReloadCmd(g), newTokenCmd(g), newBreakerCmd(g), newGroupCmd(g), newAuditCmd(g), newSealCmd(g))
+	add(groupRun, newDemoCmd(g), newInitCmd(g), newServeCmd(g), newDoctorCmd(g), newDrillCmd(g), newReloadCmd(g), newTokenCmd(g), newBreakerCmd(g), newGroupCmd(g), newStoreCmd(g), newAuditCmd(g), newSealCmd(g))
 	root.AddCommand(newVersionCmd(g))
 	checkArgs(root)
 	return root

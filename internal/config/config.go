@@ -85,7 +85,9 @@ type Config struct {
 	Drills []Drill   `yaml:"drills" json:"drills,omitempty"`
 	Notify []Channel `yaml:"notify" json:"notify,omitempty"`
 	Audit  Audit     `yaml:"audit" json:"audit,omitzero"`
-	Log    Log       `yaml:"log" json:"log,omitzero"`
+	// Retention says how long what is stored is kept.
+	Retention Retention `yaml:"retention" json:"retention,omitzero"`
+	Log       Log       `yaml:"log" json:"log,omitzero"`
 
 	path string
 	sum  [sha256.Size]byte
@@ -513,6 +515,7 @@ func (c *Config) defaults() {
 	case c.Audit.CheckpointEvery != 0:
 		c.Audit.CheckpointFile = filepath.Join(c.DataDir, "checkpoints.ndjson")
 	}
+	c.Retention.defaults()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"
 	}
@@ -674,6 +677,7 @@ func (c *Config) check() error {
 	if name := c.Audit.CheckpointChannel; name != "" && !slices.ContainsFunc(c.Notify, func(n Channel) bool { return n.Name == name && n.Type == "webhook" }) {
 		bad(0, "audit.checkpoint_channel", "%q is not a channel of type webhook", name)
 	}
+	c.Retention.check(c, bad)
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		bad(0, "log.level", "%q is not debug, info, warn or error", c.Log.Level)
 	}

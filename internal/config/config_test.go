@@ -53,6 +53,39 @@ func TestCheckpointFile(t *testing.T) {
 	}
 }
 
+func TestRetention(t *testing.T) {
+	c, err := Parse([]byte("retention: {events: 45d, signals: forever, facts: forever, decisions: 36h, max_size: 20GiB}\n"), "c.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := c.Retention
+	if r.Events.Std() != 45*24*time.Hour || r.Signals != Forever || r.Decisions.Std() != 36*time.Hour || r.Containments != DefaultKeepContainments || r.MaxSize != 20<<30 {
+		t.Errorf("retention is %+v", r)
+	}
+	for text, want := range map[string]string{"30d": "30d", "720h": "30d", "90m": "1h30m0s", "forever": "forever", "0": "0s"} {
+		var a Age
+		if err := a.UnmarshalText([]byte(text)); err != nil || a.String() != want {
+			t.Errorf("%s reads as %s: %v", text, a, err)
+		}
+	}
+	for text, want := range map[string]string{"20GiB": "20GiB", "2048MiB": "2GiB", "1500KiB": "1500KiB", "0": "0", "7B": "7B"} {
+		var b Bytes
+		if err := b.UnmarshalText([]byte(text)); err != nil || b.String() != want {
+			t.Errorf("%s reads as %s: %v", text, b, err)
+		}
+	}
+	for _, text := range []string{"", "d", "-1d", "1.5d", "99999d", "-3h", "1w", "ever"} {
+		if err := new(Age).UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is taken for an age", text)
+		}
+	}
+	for _, text := range []string{"", "GiB", "1.5GiB", "-1GiB", "20GB", "20", "99999999999TiB"} {
+		if err := new(Bytes).UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is taken for a size", text)
+		}
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	for name, tc := range refusals() {
 		t.Run(name, func(t *testing.T) {
@@ -70,6 +103,12 @@ func TestParseRefuses(t *testing.T) {
 // refusals are configurations that are refused, and what the error has.
 func refusals() map[string]struct{ in, want string } {
 	return map[string]struct{ in, want string }{
+		"retention age":       {"retention: {events: soon}\n", "is not an age"},
+		"retention size":      {"retention: {max_size: 20GB}\n", "is not a size"},
+		"retention order":     {"retention: {events: 2h}\n", "retention.events: is 2h0m0s, at least 1d is needed"},
+		"retention trust":     {"retention: {signals: 1d}\n", "trust.for counts signals"},
+		"retention small":     {"retention: {max_size: 1MiB}\n", "at least 64MiB is needed"},
+		"retention postgres":  {"postgres_url: postgres://x\nretention: {max_size: 1GiB}\n", "is for SQLite"},
 		"unknown key":         {"v: 1\nlisten: 127.0.0.1:1\nlitsen: x\n", "c.yaml:3"},
 		"unknown nested key":  {"realms:\n  - name: a\n    platform: b\n    colour: c\n", "c.yaml:4"},
 		"duplicate key":       {"v: 1\nv: 1\n", "c.yaml"},

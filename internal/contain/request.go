@@ -2,6 +2,7 @@ package contain
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/staunch-project/staunch"
@@ -220,7 +221,17 @@ func notJudgement(j staunch.Judgement) error {
 
 // settledCursor names the cursor that has the instant up to which evidence
 // against a subject is settled.
-func settledCursor(ref staunch.Ref) string { return "settled/" + ref.Key() }
+func settledCursor(ref staunch.Ref) string { return SettledPrefix + ref.Key() }
+
+// SettledPrefix begins the names of those cursors.
+const SettledPrefix = "settled/"
+
+// SettledOver reports whether such a cursor settles nothing: there are no signals of
+// before the instant that count.
+func SettledOver(value string, instant staunch.Time) bool {
+	n, err := strconv.ParseInt(value, 10, 64)
+	return err == nil && staunch.Time(n) < instant
+}
 
 func settle(tx store.Tx, names []staunch.Ref, subject staunch.Ref, now staunch.Time) error {
 	for _, ref := range append([]staunch.Ref{subject}, names...) {

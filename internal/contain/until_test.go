@@ -107,3 +107,13 @@ func TestNoApprovalOfAScopeThatEnded(t *testing.T) {
 		t.Errorf("approving gave %v", err)
 	}
 }
+
+// TestSettledOver: the instant of a release is of no more use once there are no
+// signals of before it that count; what cannot be read stays.
+func TestSettledOver(t *testing.T) {
+	for value, want := range map[string]bool{"99": true, "100": false, "101": false, "x": false, "": false} {
+		if got := contain.SettledOver(value, 100); got != want {
+			t.Errorf("%q: %v, want %v", value, got, want)
+		}
+	}
+}

@@ -177,12 +177,15 @@ type Reader interface {
 	// Sightings returns those of a series with from <= Item <= to in the order of
 	// their bytes, at most limit, the last kept.
 	Sightings(series, from, to string, limit int) ([]Sighting, error)
+
+	RetentionReader
 }
 
 // Tx reads and writes. Methods that put something with an id that is already
 // there change nothing and return false, unless they say otherwise.
 type Tx interface {
 	Reader
+	RetentionTx
 	// OnCommit has fn called after this transaction has committed.
 	OnCommit(fn func())
 

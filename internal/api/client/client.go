@@ -563,6 +563,16 @@ func (c *Client) Doctor(ctx context.Context) (api.Diagnosis, error) {
 	return get[api.Diagnosis](ctx, c, "/v1/doctor", nil)
 }
 
+// Storage says what the database has and how long it is kept.
+func (c *Client) Storage(ctx context.Context) (api.Storage, error) {
+	return get[api.Storage](ctx, c, "/v1/store", nil)
+}
+
+// PreviewRetention says what would be deleted now.
+func (c *Client) PreviewRetention(ctx context.Context) (api.StoragePreview, error) {
+	return get[api.StoragePreview](ctx, c, "/v1/store/preview", nil)
+}
+
 // Reload has the server read its configuration again, with keepGoing without the
 // rules that are refused.
 func (c *Client) Reload(ctx context.Context, keepGoing bool) (api.Reloaded, error) {

@@ -90,6 +90,10 @@ func (s *schemer) of(t reflect.Type, owner reflect.Type, key string) (node, erro
 	switch t {
 	case reflect.TypeFor[staunch.Duration]():
 		return node{"type": []string{"string", "integer"}, "pattern": `^\+?(0|([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+$`, "maximum": 0, "minimum": 0}, nil
+	case reflect.TypeFor[config.Age]():
+		return node{"type": []string{"string", "integer"}, "pattern": `^(forever|[0-9]{1,5}d|\+?(0|([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+)$`, "maximum": 0, "minimum": 0}, nil
+	case reflect.TypeFor[config.Bytes]():
+		return node{"type": []string{"string", "integer"}, "pattern": `^(0|[0-9]+(B|KiB|MiB|GiB|TiB))$`, "maximum": 0, "minimum": 0}, nil
 	case reflect.TypeFor[staunch.Mode]():
 		return node{"enum": texts(staunch.ModeShadow, staunch.ModeRecommend, staunch.ModeEnforce)}, nil
 	case reflect.TypeFor[staunch.Tier]():

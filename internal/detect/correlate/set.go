@@ -412,6 +412,18 @@ func (s *Set) settle(r *Rule) time.Duration {
 	return s.lateness
 }
 
+// Span is the longest that a record counts in a window, from when it happened, 0
+// without correlations.
+func (s *Set) Span() time.Duration {
+	var span time.Duration
+	if s != nil {
+		for _, r := range s.rules {
+			span = max(span, r.Timespan+max(s.lateness, s.settle(r)))
+		}
+	}
+	return span
+}
+
 // Wait is the longest that a window is waited with.
 func (s *Set) Wait() time.Duration {
 	var d time.Duration

@@ -190,21 +190,9 @@ func (p *Pipeline) Settle(ctx context.Context) error {
 	}
 }
 
-// pruneAtOnce bounds the rows that one transaction deletes.
-const pruneAtOnce = 500
+// pruneAtOnce bounds the rows that one step deletes, of each table.
+const pruneAtOnce = 200
 
-// Prune deletes what windows and detectors need no more, in small steps.
-func (p *Pipeline) Prune(ctx context.Context) error {
-	now := staunch.TimeOf(p.opt.Clock.Now())
-	for {
-		n := 0
-		err := p.opt.Store.Update(ctx, func(tx store.Tx) error {
-			var err error
-			n, err = tx.PruneCorrelations(now, pruneAtOnce)
-			return err
-		})
-		if err != nil || n < pruneAtOnce {
-			return err
-		}
-	}
-}
+// Prune deletes some of what windows and detectors need no more, and returns how
+// many rows it deleted. It is called until that is none.
+func Prune(tx store.Tx, now staunch.Time) (int, error) { return tx.PruneCorrelations(now, pruneAtOnce) }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -18,6 +19,16 @@ import (
 // quietFor is how long a decision by which nothing is done speaks for those after
 // it.
 const quietFor = time.Hour
+
+// ObservedPrefix begins the names of the cursors that have the last such decision of
+// a subject.
+const ObservedPrefix = "observed/"
+
+// ObservedOver reports whether such a cursor speaks for no decision any more.
+func ObservedOver(value string, now staunch.Time) bool {
+	var last observed
+	return json.Unmarshal([]byte(value), &last) == nil && now.Sub(last.At) > 2*quietFor
+}
 
 // observed is what was stored last of a subject that nothing is done about.
 type observed struct {
@@ -38,7 +49,7 @@ func (p *Pipeline) nothingNew(tx store.Tx, d staunch.Decision, now staunch.Time)
 	if p.opt.EveryDecision || d.Drill != "" {
 		return false, nil
 	}
-	name := "observed/" + d.Subject.Key()
+	name := ObservedPrefix + d.Subject.Key()
 	mine := observed{
 		Decision: d.ID, Tenth: int(d.Suspicion.Confidence * 10), At: now,
 		Same: staunch.Digest(fmt.Appendf(nil, "%q", []string{

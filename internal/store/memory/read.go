@@ -191,6 +191,9 @@ func newest[T any](r *reader, what, table, index string, refs []string, since st
 	out := []T{}
 	for _, f := range found[:min(limit, len(found))] {
 		v, err := one[T](r, what, table, last(f))
+		if errors.Is(err, staunch.ErrNotFound) {
+			continue // deleted, when it was in more indexes than is known now
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -459,7 +459,14 @@ func (t *tx) PutBundle(b store.Bundle, activate bool) error {
 	if _, err := first(t, "bundle", "bundle", b.Hash, b, nil); err != nil || !activate {
 		return err
 	}
-	return t.set([]byte(b.Hash), "active bundle")
+	before, err := t.ActiveHash()
+	switch {
+	case err == nil && before != b.Hash:
+		err = t.set([]byte(strconv.FormatInt(int64(b.Made), 10)), "bundle used", before)
+	case errors.Is(err, staunch.ErrNotFound):
+		err = nil
+	}
+	return errors.Join(err, t.del("bundle used", b.Hash), t.set([]byte(b.Hash), "active bundle"))
 }
 
 func (t *tx) RequireBundle(hash string) error {

@@ -133,3 +133,8 @@ func Newest() int64 {
 func (p *Postgres) Resolve(ctx context.Context, slot, marker string) (committed bool, err error) {
 	return p.resolve(ctx, 0, slot, marker)
 }
+
+// Refs counts the refs that have a number.
+func (s *SQLite) Refs() (n int, err error) {
+	return n, s.readDB.QueryRowContext(context.Background(), "SELECT COUNT(*) FROM refs").Scan(&n)
+}

@@ -171,6 +171,22 @@ func (k *known) accused(s staunch.Signal, within []string) {
 	}
 }
 
+// unaccused forgets a signal that is deleted. It may be found under refs that are
+// not known to be above it any more, so all that reach back to it are looked at.
+func (k *known) unaccused(id string, at staunch.Time) {
+	if !k.lasting {
+		return
+	}
+	k.signals.drop(id)
+	for _, half := range []map[string]*found{k.within.young, k.within.old} {
+		for key, f := range half {
+			if n := len(f.list); n > 0 && f.list[n-1].Time <= at && slices.ContainsFunc(f.list, func(s *staunch.Signal) bool { return s.ID == id }) {
+				k.within.drop(key)
+			}
+		}
+	}
+}
+
 // aboveIs remembers what is above ref.
 func (k *known) aboveIs(ref staunch.Ref, list []store.Raised) {
 	if len(k.lies) > mostLies {

@@ -89,3 +89,23 @@ func (t *tx) number(keys [][]any, have map[string]int64) error {
 	}
 	return nil
 }
+
+// forgetNumbers deletes the numbers of those refs, by their keys, of which nothing is
+// stored any more.
+func (t *tx) forgetNumbers(keys []string) error {
+	if !t.engine.texts().numbered {
+		return t.failed
+	}
+	for _, key := range keys {
+		gone, err := t.put(`DELETE FROM refs WHERE key = unhex($1)
+			AND NOT EXISTS (SELECT 1 FROM event_actors WHERE ref = refs.n) AND NOT EXISTS (SELECT 1 FROM signals_within WHERE within = refs.n)
+			AND NOT EXISTS (SELECT 1 FROM links WHERE from_ref = refs.n) AND NOT EXISTS (SELECT 1 FROM links WHERE to_ref = refs.n)`, key)
+		if err != nil {
+			return fmt.Errorf("deleting the number of a ref: %w", err)
+		}
+		if gone {
+			t.known.numbers.drop(key)
+		}
+	}
+	return nil
+}

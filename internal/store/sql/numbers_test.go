@@ -96,3 +96,40 @@ func TestOldRefsGetNumbers(t *testing.T) {
 	}
 	check(2)
 }
+
+// TestForgottenRefsGiveTheirNumbersBack: a ref has a number for as long as something
+// is stored of it, and gets another when something is again.
+func TestForgottenRefsGiveTheirNumbersBack(t *testing.T) {
+	s := openLite(t, filepath.Join(t.TempDir(), "staunch.db"))
+	account, session := storetest.Ref(1), storetest.Ref(2)
+	update := func(fn func(store.Tx) error) {
+		t.Helper()
+		if err := s.Update(t.Context(), fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		update(func(tx store.Tx) error {
+			_, err := tx.PutEvent(storetest.Event(1, 10, session, account))
+			_, err2 := tx.PutSignal(storetest.Signal(session, 1, 10))
+			_, err3 := tx.PutFact(storetest.Fact(session, account, 1, 10))
+			return errors.Join(err, err2, err3)
+		})
+		for i, kind := range []store.Kept{store.KeptSignals, store.KeptFacts, store.KeptEvents} {
+			if n, err := s.Refs(); err != nil || n != 2 {
+				t.Fatalf("%d of 3 kinds are deleted, and %d refs have a number: %v", i, n, err)
+			}
+			update(func(tx store.Tx) error {
+				w, err := tx.Walk(kind, "", 100, 100, 10)
+				if err != nil || len(w.Rows) != 1 {
+					return fmt.Errorf("%d of the %s: %w", len(w.Rows), kind, err)
+				}
+				_, err = tx.Forget(kind, w.Rows)
+				return err
+			})
+		}
+		if n, err := s.Refs(); err != nil || n != 0 {
+			t.Fatalf("%d refs of which nothing is stored have a number: %v", n, err)
+		}
+	}
+}

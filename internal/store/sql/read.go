@@ -232,6 +232,9 @@ func (r *reader) foundUnder(key string, since staunch.Time, limit int) ([]*staun
 			s, ok := r.known.signals.get(id)
 			if !ok {
 				v, err := r.Signal(id)
+				if r.failed == nil && errors.Is(err, staunch.ErrNotFound) {
+					continue // deleted, when more was above it than is now
+				}
 				if err != nil {
 					return nil, err
 				}

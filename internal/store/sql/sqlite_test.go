@@ -334,6 +334,12 @@ func checkPlan(t *testing.T, text string, plan []string) {
 	// Tables that stay small, and statements that read all there is.
 	small := regexp.MustCompile(`^SCAN (breakers|guards|tokens|lanes|x|u|l|c|a\d+|\(subquery-\d+\)|CONSTANT ROW|\d+ CONSTANT ROW)\b`)
 	bounded := regexp.MustCompile(`^SCAN \S+ USING (COVERING )?INDEX \S+$`)
+	// Of the sizes that people ask for: rows in the order that the table has them in,
+	// and only so many.
+	few := regexp.MustCompile(`^SELECT (at FROM \w+ ORDER BY rowid( DESC)? LIMIT 1|COUNT\(\*\).* FROM \(SELECT [^()]* LIMIT \$1\))$`)
+	if few.MatchString(text) && !strings.Contains(strings.Join(plan, " "), "TEMP B-TREE") {
+		return
+	}
 	for _, line := range plan {
 		if strings.HasPrefix(line, "SCAN") && !small.MatchString(line) && (!bounded.MatchString(line) || !strings.Contains(text, "LIMIT")) {
 			t.Errorf("%s\n  %s", text, strings.Join(plan, "\n  "))

@@ -584,6 +584,14 @@ func (t *tx) PutBundle(b store.Bundle, activate bool) error {
 		if err := t.lockBundle(); err != nil {
 			return fmt.Errorf("activating bundle %s: %w", b.Hash, err)
 		}
+		// The one before was in use until now, this one is.
+		err = t.later("UPDATE bundles SET used = $2 WHERE hash = (SELECT hash FROM active_bundle WHERE one = 1) AND hash <> $1", b.Hash, int64(b.Made))
+		if err == nil {
+			err = t.later("UPDATE bundles SET used = 0 WHERE hash = $1 AND used <> 0", b.Hash)
+		}
+		if err != nil {
+			return fmt.Errorf("activating bundle %s: %w", b.Hash, err)
+		}
 		err = t.later("INSERT INTO active_bundle (one, hash) VALUES (1, $1) ON CONFLICT (one) DO UPDATE SET hash = excluded.hash", b.Hash)
 	}
 	return wrap(err, "putting bundle %s", b.Hash)
