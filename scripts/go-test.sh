@@ -14,6 +14,10 @@ alone=(
 )
 # Packages whose tests judge the built binary, which is another process.
 apart=(test/crash test/load)
+# Of the command line the tests that run it as a process again and again, or check
+# large files of rules with it, one after the other.
+cli=internal/cli
+cli_plain='^(TestScripts|TestRulesCheckBadInput)$'
 
 # What the detector does not watch in the others. SQLite's own code is C that was
 # translated, and keeps its memory outside of Go's heap, where the detector sees
@@ -38,13 +42,18 @@ for dir in "${alone[@]}"; do
 	fi
 done
 
-names=$(go list "${alone[@]/#/./}" "${apart[@]/#/./}") && all=$(go list "$@") || exit
-mapfile -t watched < <(grep -vxF "$names" <<<"$all")
+names=$(go list "${alone[@]/#/./}" "${apart[@]/#/./}") && cli=$(go list "./$cli") && all=$(go list "$@") || exit
+mapfile -t watched < <(grep -vxF "$names"$'\n'"$cli" <<<"$all")
 mapfile -t plain < <(grep -xF "$names" <<<"$all")
 
+# The detector needs cgo.
 status=0
 if [ ${#watched[@]} -gt 0 ]; then
 	CGO_ENABLED=1 go test "${race[@]}" -json "${flags[@]}" "${watched[@]}" || status=1
+fi
+if grep -qxF "$cli" <<<"$all"; then
+	CGO_ENABLED=1 go test "${race[@]}" -json "${flags[@]}" -skip "$cli_plain" "$cli" || status=1
+	go test -json "${flags[@]}" -run "$cli_plain" "$cli" || status=1
 fi
 if [ ${#plain[@]} -gt 0 ]; then
 	go test -json "${flags[@]}" "${plain[@]}" || status=1
