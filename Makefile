@@ -103,9 +103,9 @@ check-size: build ## fail when the binary is too large
 	scripts/check-size.sh bin/staunch $(MAX_MIB)
 
 .PHONY: go-test
-go-test: prerequisites ## every Go test, with the race detector and a real PostgreSQL
+go-test: prerequisites ## every Go test, with the race detector where anything runs at once and a real PostgreSQL
 	go build -o .tools/bin/testsum ./scripts/testsum
-	STAUNCH_REQUIRE_POSTGRES=1 CGO_ENABLED=1 go test -race $(if $(CI),-count=1) -timeout 25m -json ./... | \
+	STAUNCH_REQUIRE_POSTGRES=1 scripts/go-test.sh $(if $(CI),-count=1) -timeout 25m -- ./... | \
 		.tools/bin/testsum -forbid 'PostgreSQL is missing'
 
 .PHONY: test

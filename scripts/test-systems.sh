@@ -19,19 +19,24 @@ if [ ! -e test/systems/oidc/node_modules/.package-lock.json ] ||
 	(cd test/systems/oidc && npm ci --loglevel=error && touch node_modules/.package-lock.json)
 fi
 
+# The tests in files with the tag, by name: make test runs what else is in their
+# packages.
 packages=()
+tests=()
 while IFS=$'\t' read -r pkg dir files; do
 	read -ra names <<<"$files"
-	if (cd "$dir" && grep -qE '^//go:build .*\bsystems\b' "${names[@]}"); then
+	mapfile -t tagged < <(cd "$dir" && grep -lE '^//go:build .*\bsystems\b' "${names[@]}")
+	if [ ${#tagged[@]} -gt 0 ]; then
 		packages+=("$pkg")
+		mapfile -t -O ${#tests[@]} tests < <(cd "$dir" && sed -nE 's/^func (Test[A-Za-z0-9_]*)\(t \*testing\.T.*/\1/p' "${tagged[@]}")
 	fi
 done < <(go list -tags systems -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{"\t"}}{{.Dir}}{{"\t"}}{{join .TestGoFiles " "}} {{join .XTestGoFiles " "}}{{end}}' ./...)
-if [ ${#packages[@]} -eq 0 ]; then
+if [ ${#tests[@]} -eq 0 ]; then
 	echo "no package has tests with the build tag systems" >&2
 	exit 1
 fi
 
 go build -o .tools/bin/testsum ./scripts/testsum
 export STAUNCH_REQUIRE_POSTGRES=1 STAUNCH_REQUIRE_VAULT=1 STAUNCH_REQUIRE_OIDC=1
-CGO_ENABLED=1 go test -tags systems -race -count=1 -timeout 30m -json "${packages[@]}" |
+scripts/go-test.sh -tags systems -count=1 -timeout 30m -run "^($(IFS='|' && echo "${tests[*]}"))\$" -- "${packages[@]}" |
 	.tools/bin/testsum -forbid '(PostgreSQL|Vault|OpenID provider) is missing'

@@ -190,8 +190,8 @@ type Server struct {
 	routes []Route
 	byPath map[string]*Route // by pattern
 	rights map[auth.Verb]auth.Right
-	slots  chan struct{} // of bodies being read
-	spec   spec
+	slots  chan struct{}        // of bodies being read
+	spec   func() (spec, error) // written when somebody asks
 	// discovery is AuthZEN's document.
 	discovery []byte
 }

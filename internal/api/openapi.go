@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -18,13 +19,26 @@ import (
 // spec is the description in both forms.
 type spec struct{ json, yaml []byte }
 
+// write writes the description, which costs more than all else of a start; few ask
+// for it.
+func write(o *huma.OpenAPI) (out spec, err error) {
+	if out.json, err = json.Marshal(o); err == nil {
+		out.yaml, err = o.YAML()
+	}
+	if err != nil {
+		return spec{}, fmt.Errorf("writing the description: %w", err)
+	}
+	return out, nil
+}
+
 // OpenAPI returns the description of the whole API as YAML, OpenAPI 3.1.
 func OpenAPI() ([]byte, error) {
 	s, err := build(Options{URL: "http://127.0.0.1:8422", Version: "1"})
 	if err != nil {
 		return nil, err
 	}
-	return s.spec.yaml, nil
+	out, err := s.spec()
+	return out.yaml, err
 }
 
 // unmarshal decodes a body that has one reading only: no duplicate keys, valid
@@ -118,12 +132,7 @@ func (s *Server) register() (err error) {
 			return fmt.Errorf("%s has no description", path)
 		}
 	}
-	if s.spec.json, err = json.Marshal(s.api.OpenAPI()); err != nil {
-		return fmt.Errorf("writing the description: %w", err)
-	}
-	if s.spec.yaml, err = s.api.OpenAPI().YAML(); err != nil {
-		return fmt.Errorf("writing the description: %w", err)
-	}
+	s.spec = sync.OnceValues(func() (spec, error) { return write(s.api.OpenAPI()) })
 	return nil
 }
 
@@ -150,14 +159,19 @@ func (s *Server) registerProcess() {
 		}
 		s.opt.Metrics.ServeHTTP(w, r)
 	})
-	s.handle(Route{Method: "GET", Path: "/openapi.json", Verb: auth.Read}, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/openapi+json")
-		_, _ = w.Write(s.spec.json) // whoever asked may be gone
-	})
-	s.handle(Route{Method: "GET", Path: "/openapi.yaml", Verb: auth.Read}, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/openapi+yaml")
-		_, _ = w.Write(s.spec.yaml) // whoever asked may be gone
-	})
+	description := func(path, contentType string, form func(spec) []byte) {
+		s.handle(Route{Method: "GET", Path: path, Verb: auth.Read}, func(w http.ResponseWriter, r *http.Request) {
+			out, err := s.spec()
+			if err != nil {
+				writeProblem(w, s.fail(r.Context(), err))
+				return
+			}
+			w.Header().Set("Content-Type", contentType)
+			_, _ = w.Write(form(out)) // whoever asked may be gone
+		})
+	}
+	description("/openapi.json", "application/openapi+json", func(s spec) []byte { return s.json })
+	description("/openapi.yaml", "application/openapi+yaml", func(s spec) []byte { return s.yaml })
 }
 
 // describe adds what is served without huma to the description.

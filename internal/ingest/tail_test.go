@@ -51,7 +51,7 @@ func openStore(t testing.TB) store.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := sqlstore.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "db"), sqlstore.Options{Chain: chain})
+	st, err := sqlstore.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "db"), sqlstore.Options{Chain: chain, Ephemeral: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -674,7 +674,7 @@ func TestTailEveryLineOnce(t *testing.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		st, err := sqlstore.OpenSQLite(t.Context(), filepath.Join(dir, "db"), sqlstore.Options{Chain: chain})
+		st, err := sqlstore.OpenSQLite(t.Context(), filepath.Join(dir, "db"), sqlstore.Options{Chain: chain, Ephemeral: true})
 		if err != nil {
 			rt.Fatal(err)
 		}

@@ -226,7 +226,7 @@ func killAll(t *testing.T, sites []platform, flags string, never ...string) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	h := &harness{bin: withCrashPoints(t), dir: t.TempDir()}
+	h := &harness{bin: made.Path(t), dir: t.TempDir()}
 	all, phases := calibrate(t.Context(), t, h, sites[0])
 	p := newPlanner(rand.New(rand.NewPCG(seed, 0)), all, phases)
 	_, p.postgres = sites[0].(storer)

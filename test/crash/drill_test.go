@@ -40,7 +40,7 @@ drills:
 // opening and its release included: the next process ends the drill, with one case,
 // which is released.
 func TestKill9Drill(t *testing.T) {
-	bin := withCrashPoints(t)
+	bin := made.Path(t)
 	for _, at := range []string{
 		"drill.inject:1", "ingest.written:1", "ingest.committed:1", "open.committed:1", "drill.injected:1", "drill.committed:1",
 		"request.written:1", "request.committed:1", "drill.committed:2", "drill.committed:3",

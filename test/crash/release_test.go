@@ -2,10 +2,8 @@ package crash_test
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -14,46 +12,10 @@ import (
 	"github.com/staunch-project/staunch/test/systems/pgtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(&tests{pgtest.Main(m)}) }
+// made is the binary with crash points.
+var made = binary.Made{Flags: []string{"-tags", "crashpoints"}}
 
-// tests removes what all tests share once they have run.
-type tests struct{ m *pgtest.Tests }
-
-func (t *tests) Run() int {
-	code := t.m.Run()
-	if made.dir != "" {
-		if err := os.RemoveAll(made.dir); err != nil {
-			fmt.Fprintf(os.Stderr, "removing the binary: %v\n", err)
-			code = max(code, 1)
-		}
-	}
-	return code
-}
-
-// made is the binary with crash points, which linking takes seconds for: one for
-// the whole test process by intention.
-var made struct {
-	sync.Mutex
-	dir, bin string
-}
-
-// withCrashPoints returns the binary that can crash itself.
-func withCrashPoints(tb testing.TB) string {
-	tb.Helper()
-	made.Lock()
-	defer made.Unlock()
-	if made.bin != "" {
-		return made.bin
-	}
-	var err error
-	if made.dir, err = os.MkdirTemp("", "staunch-crash-"); err == nil {
-		made.bin, err = binary.Build(made.dir, "-tags", "crashpoints")
-	}
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return made.bin
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(made.Main(pgtest.Main(m))) }
 
 // TestReleaseHasNoCrashPoints proves that what ships cannot be made to crash:
 // neither the functions nor the names of the variables are in it. The build with
@@ -64,7 +26,7 @@ func TestReleaseHasNoCrashPoints(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for bin, want := range map[string]bool{ships: false, withCrashPoints(t): true} {
+	for bin, want := range map[string]bool{ships: false, made.Path(t): true} {
 		symbols, err := exec.CommandContext(t.Context(), "go", "tool", "nm", bin).Output()
 		if err != nil {
 			t.Fatalf("reading the symbols: %v", err)

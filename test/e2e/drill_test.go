@@ -100,6 +100,7 @@ accuse: [account]
 // TestNodesTrustAlike holds that a demotion on one node holds on the other from
 // its answer on, and that of two nodes one runs the drill that is due.
 func TestNodesTrustAlike(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	a, b := pair(t)
 	if err := a.try("bob", "dump"); err != nil {
 		t.Fatal(err)
@@ -133,6 +134,7 @@ func TestNodesTrustAlike(t *testing.T) {
 }
 
 func TestNodesDrillOnce(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	a, b := pairWith(t, `drills:
   - name: canary
     canary: account:json/app:name:canary

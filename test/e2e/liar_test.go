@@ -23,6 +23,7 @@ import (
 // to be proven that is not so: whenever a hold is proven, the authorization server
 // itself says that the token is dead.
 func TestLyingServer(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	estate, err := demo.New(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -152,6 +152,7 @@ func (n *node) refuses(user, action string) {
 // TestNodesDecideByOneConfiguration reloads one of two nodes: the other decides
 // nothing by what it had, and goes on once its files are the same.
 func TestNodesDecideByOneConfiguration(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	a, b := pair(t)
 	if err := b.try("bob", "dump"); err != nil {
 		t.Fatalf("with the same files in another folder the second node answers %v", err)
@@ -219,6 +220,7 @@ func TestNodesDecideByOneConfiguration(t *testing.T) {
 // TestGuardsOfTwoNodes holds a subject on one node: the other denies it too, and
 // the hold is proven once both do.
 func TestGuardsOfTwoNodes(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	a, b := pair(t)
 	made, err := a.api.CreateToken(t.Context(), api.TokenRequest{Name: "pep", Role: "pep"})
 	if err != nil {

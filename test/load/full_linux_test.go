@@ -16,7 +16,6 @@ import (
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/api"
 	"github.com/staunch-project/staunch/internal/api/client"
-	"github.com/staunch-project/staunch/test/binary"
 )
 
 // TestDiskFull has the disk under the data folder run full while records come in.
@@ -36,8 +35,7 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("unmounting: %v", err)
 		}
 	})
-	bin, err := binary.Build(t.TempDir())
-	must(t, err)
+	bin := made.Path(t)
 	const each = 300
 	e := newEstate(t, bin, dir, 2*each, raised())
 	e.start(t)

@@ -51,6 +51,9 @@ var (
 	noKill   = flag.Bool("no-kill", false, "do not kill the process in the middle")
 )
 
+// made is the binary.
+var made binary.Made
+
 func TestMain(m *testing.M) {
 	if file := os.Getenv(envGenerator); file != "" {
 		if err := runGenerator(file); err != nil {
@@ -59,7 +62,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(pgtest.Main(m))
+	goleak.VerifyTestMain(made.Main(pgtest.Main(m)))
 }
 
 const configFile = `v: 1
@@ -97,8 +100,7 @@ func TestLoad(t *testing.T) {
 
 	ctx := t.Context()
 	dir := t.TempDir()
-	bin, err := binary.Build(t.TempDir())
-	must(t, err)
+	bin := made.Path(t)
 	n := newNode(t, bin, dir, "")
 	forms, matches := templates(t, *ruleN)
 	syscall.Sync() // the binary and the rules, or they are written out in between

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/staunch-project/staunch/test/binary"
 	"github.com/staunch-project/staunch/test/systems/pgtest"
 )
 
@@ -25,8 +24,7 @@ func TestPostgresRestarts(t *testing.T) {
 		*ruleN = 1000
 	}
 	dir := t.TempDir()
-	bin, err := binary.Build(t.TempDir())
-	must(t, err)
+	bin := made.Path(t)
 	n := newNode(t, bin, dir, server.NewDatabase(t))
 	forms, matches := templates(t, *ruleN)
 	n.start(t)

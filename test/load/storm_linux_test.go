@@ -13,7 +13,6 @@ import (
 	"github.com/staunch-project/staunch/internal/api"
 	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/store"
-	"github.com/staunch-project/staunch/test/binary"
 )
 
 const (
@@ -87,8 +86,7 @@ func urgently(t *testing.T, took []time.Duration) {
 // source's breaker opens at once; what others report in earnest meanwhile is
 // contained, and people contain and release.
 func TestStormForged(t *testing.T) {
-	bin, err := binary.Build(t.TempDir())
-	must(t, err)
+	bin := made.Path(t)
 	n := *stormN
 	const manual = 3
 	e := newEstate(t, bin, t.TempDir(), n+urgentOnes+manual, "")
@@ -219,8 +217,7 @@ func (e *estate) release(ctx context.Context, id string) error {
 // raised caps: every one is contained, and so is what another source reports
 // meanwhile.
 func TestStormGenuine(t *testing.T) {
-	bin, err := binary.Build(t.TempDir())
-	must(t, err)
+	bin := made.Path(t)
 	n := *stormN
 	others := max(urgentOnes, n/20)
 	e := newEstate(t, bin, t.TempDir(), n+others, raised())

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/format"
@@ -13,10 +14,14 @@ import (
 // GenericName is the name under which a source has a mapping file of its own.
 const GenericName = "generic"
 
+// made has the formats, compiled once: a mapping is part of the binary, and a format
+// serves any number of sources at once.
+var made = sync.OnceValues(Formats)
+
 // New returns the format called name. The error is a staunch.ErrNotFound that
 // lists the formats there are, or what is wrong with the format's own mapping.
 func New(name string) (format.Format, error) {
-	all, err := Formats()
+	all, err := made()
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +34,7 @@ func New(name string) (format.Format, error) {
 
 // Names returns the formats' names, sorted, without generic.
 func Names() ([]string, error) {
-	all, err := Formats()
+	all, err := made()
 	if err != nil {
 		return nil, err
 	}

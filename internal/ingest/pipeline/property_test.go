@@ -37,7 +37,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	deliver := func(rt *rapid.T, batches [][]string) end {
 		r := &rig{
 			t: t, clock: &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}, guard: &sink{holds: map[string]staunch.Hold{}},
-			bundle: bundle, src: src,
+			bundle: bundle, src: src, brief: true,
 		}
 		return r.deliver(rt, batches)
 	}

@@ -282,6 +282,7 @@ type rig struct {
 	t        testing.TB
 	path     string // of the database
 	postgres string // its DSN, where it is no SQLite
+	brief    bool   // the database is thrown away after a few records
 	fault    func(statement string) error
 	clock    *clock
 	platform *connectortest.FakePlatform
@@ -398,7 +399,7 @@ func (r *rig) open(dir string, options ...option) *rig {
 	}
 	r.path = filepath.Join(dir, "db")
 	var st store.Store
-	if o := (sqlstore.Options{Chain: chain, Fault: r.fault}); r.postgres == "" {
+	if o := (sqlstore.Options{Chain: chain, Fault: r.fault, Ephemeral: r.brief}); r.postgres == "" {
 		st, err = sqlstore.OpenSQLite(context.Background(), r.path, o)
 	} else {
 		st, err = sqlstore.OpenPostgres(context.Background(), staunch.NewSecret(r.postgres), o)
