@@ -435,6 +435,8 @@ type Step struct {
 	After    string   `json:"after,omitempty"`
 	Receipt  *Receipt `json:"receipt,omitempty"`
 	Attempts int      `json:"attempts,omitempty"`
+	// Refused counts the times in a row that the platform refused our credential.
+	Refused int `json:"refused,omitempty"`
 	// Sweeps counts the delayed repeats that are done.
 	Sweeps int `json:"sweeps,omitempty"`
 	// NotBefore delays what comes next: propagation, sweep or retry.

@@ -46,6 +46,8 @@ type Options struct {
 	Version string
 	// Listener, when given, is used in place of the configured address.
 	Listener net.Listener
+	// CallTimeout bounds one call to a platform; 0 is the engine's default.
+	CallTimeout time.Duration
 	// Observer is told of every action on a case, for the demo's timeline.
 	Observer contain.Observer
 	// OnDecision is told of every decision after its commit.
@@ -161,7 +163,7 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 	if a.engine, err = contain.New(contain.Options{
 		Store: a.store, Connectors: a.conns, Sealer: a.keys, Guard: a.guard, Lineage: lineage{a.inv},
 		Teller: a.teller(), Observer: opt.Observer, Clock: opt.Clock, Log: opt.Log, Node: cfg.Node,
-		Protected: a.protected,
+		Protected: a.protected, CallTimeout: opt.CallTimeout,
 		Admit:     a.admitApproved,
 		Judged:    a.judged,
 		Released:  func(tx store.Tx, con staunch.Containment) error { return decide.Released(tx, con.Caps) },

@@ -71,6 +71,10 @@ type Action struct {
 const (
 	// MaxAttempts bounds the calls for one step that do not have their effect.
 	MaxAttempts = 6
+	// MaxRefusals bounds the calls and reads for one step that the platform refuses
+	// our credential, one after the other, before a person is asked: most often it
+	// means it, but a proxy or a token that is just being renewed may not.
+	MaxRefusals = 3
 	// outageTime bounds how long a step is tried again while its platform cannot
 	// be reached.
 	outageTime = 15 * time.Minute
@@ -167,7 +171,11 @@ func advanceSteps(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time)
 	// had better go on without it. Realms do not wait for each other.
 	var next staunch.Time
 	blocked := map[string]bool{}
-	for _, s := range c.Steps {
+	first := map[string]int{} // realm → the first that is still to be called
+	for i, s := range c.Steps {
+		if _, ok := first[s.Target.Ref.Realm]; !ok && calling(s.State) {
+			first[s.Target.Ref.Realm] = i
+		}
 		if !calling(s.State) || blocked[s.Target.Ref.Realm] {
 			continue
 		}
@@ -181,9 +189,11 @@ func advanceSteps(c Case, specs SpecOf, fresh map[string]bool, now staunch.Time)
 			return Action{Kind: DoLook, Step: s.ID}, true
 		}
 	}
-	// Then sweeps and proofs, whichever is due; otherwise wait for the next.
-	for _, s := range c.Steps {
-		if s.State != staunch.StepRead {
+	// Then sweeps and proofs, whichever is due; otherwise wait for the next. What
+	// went on without a step before it is swept and proven after that one: sessions
+	// that were ended come back until the login is closed.
+	for i, s := range c.Steps {
+		if at, ok := first[s.Target.Ref.Realm]; s.State != staunch.StepRead || ok && i > at {
 			continue
 		}
 		spec, ok := specs(s)

@@ -261,6 +261,9 @@ func (e *Engine) send(ctx context.Context, s *staunch.Step, conn connector.Conne
 func (e *Engine) applyFailed(ctx context.Context, c Case, s staunch.Step, err error, sent bool, j *job) error {
 	s.Note = err.Error()
 	switch class := staunch.ClassOf(err); {
+	case mayPass(&s, class):
+		// Nothing was changed, it says; the next thing is a look all the same.
+		return e.tryLater(ctx, c, s)
 	case class == staunch.ClassUnknown:
 		s.State = staunch.StepUnknown
 		e.unanswered(&s)
@@ -284,6 +287,16 @@ func (e *Engine) applyFailed(ctx context.Context, c Case, s staunch.Step, err er
 // undo would stay.
 func (e *Engine) unanswered(s *staunch.Step) {
 	s.Intent.Deadline = max(s.Intent.Deadline, staunch.TimeOf(e.opt.Clock.Now().Add(e.opt.CallTimeout)))
+}
+
+// mayPass notes a refusal of our credential in the step and reports whether it is
+// to be tried again: one that comes once or twice may pass by itself.
+func mayPass(s *staunch.Step, class staunch.Class) bool {
+	if class != staunch.ClassDenied || s.Refused >= MaxRefusals {
+		return false
+	}
+	s.Refused++
+	return true
 }
 
 // outlasted reports whether an outage that a step has met since then has lasted
@@ -359,7 +372,11 @@ func (e *Engine) readFailed(ctx context.Context, c Case, s staunch.Step, err err
 	if s.State == staunch.StepRead {
 		since = s.Applied
 	}
-	if cl := staunch.ClassOf(err); e.outlasted(since) || cl == staunch.ClassPermanent || cl == staunch.ClassDenied {
+	cl := staunch.ClassOf(err)
+	if !e.outlasted(since) && mayPass(&s, cl) {
+		return e.tryLater(ctx, c, s)
+	}
+	if e.outlasted(since) || cl == staunch.ClassPermanent || cl == staunch.ClassDenied {
 		return e.failed(ctx, c, s, fmt.Sprintf("its state cannot be read: %v", err), true)
 	}
 	return e.tryLater(ctx, c, s)
@@ -389,7 +406,7 @@ func (e *Engine) readAfter(ctx context.Context, s staunch.Step, conn connector.C
 // noEffect commits a step whose call shows no effect, to be looked at again: the
 // platform may need a moment, or somebody worked against us.
 func (e *Engine) noEffect(ctx context.Context, c Case, s staunch.Step, st staunch.State) error {
-	s.Note = "after the call: " + st.Summary
+	s.Note, s.Refused = "after the call: "+st.Summary, 0
 	if s.Attempts >= MaxAttempts {
 		return e.failed(ctx, c, s, "it did not take effect: "+st.Summary, true)
 	}
@@ -409,7 +426,7 @@ func (e *Engine) wasRead(ctx context.Context, c Case, s staunch.Step, conn conne
 // after makes what is to be committed of a step whose read agrees.
 func (e *Engine) after(s staunch.Step, conn connector.Connector, st staunch.State) (applied, error) {
 	now := staunch.TimeOf(e.opt.Clock.Now())
-	s.State, s.Note, s.After = staunch.StepRead, "", st.Summary
+	s.State, s.Note, s.After, s.Refused = staunch.StepRead, "", st.Summary, 0
 	if s.Applied == 0 {
 		s.Applied = now
 	}
@@ -608,7 +625,7 @@ func (e *Engine) sweep(ctx context.Context, c Case, id string) error {
 		return e.readFailed(ctx, c, s, fmt.Errorf("sweep: %w", err))
 	}
 	s.Sweeps++
-	s.Note = ""
+	s.Note, s.Refused = "", 0
 	if s.Sweeps < len(spec.Sweeps) {
 		s.NotBefore = now.Add(spec.Sweeps[s.Sweeps])
 	} else {
@@ -656,7 +673,7 @@ func (e *Engine) prove(ctx context.Context, c Case, id string, j *job) error {
 		case err != nil:
 			return e.readFailed(ctx, c, s, err)
 		case pr.Conclusive:
-			ok = !pr.Works
+			ok = ok && !pr.Works
 			how += "; probe: " + pr.How
 		}
 	}
@@ -665,7 +682,7 @@ func (e *Engine) prove(ctx context.Context, c Case, id string, j *job) error {
 		if now.Sub(s.Applied) > provingTime {
 			return e.failed(ctx, c, s, "not proven: "+how, true)
 		}
-		s.Note = "not proven yet: " + how
+		s.Note, s.Refused = "not proven yet: "+how, 0
 		s.Attempts++
 		if s.Attempts%2 == 0 && s.Attempts < 2*MaxAttempts {
 			return e.call(ctx, c, s, conn, j) // somebody may be working against us
@@ -823,7 +840,7 @@ func (e *Engine) revert(ctx context.Context, c Case, id string, j *job) error {
 		if err != nil {
 			return err
 		}
-		done.Attempts, done.NotBefore, done.Generation = 0, 0, con.Generation
+		done.Attempts, done.Refused, done.NotBefore, done.Generation = 0, 0, 0, con.Generation
 		if s.State == staunch.StepIntended && !j.fresh[s.ID] {
 			e.unanswered(&done)
 		}
@@ -980,7 +997,7 @@ func (e *Engine) undone(ctx context.Context, c Case, s, m staunch.Step) error {
 				return err
 			}
 		}
-		s.Generation, s.Attempts, s.NotBefore = con.Generation, 0, 0
+		s.Generation, s.Attempts, s.Refused, s.NotBefore = con.Generation, 0, 0, 0
 		if len(h.Steps) == 0 {
 			kept := strings.HasPrefix(h.Note, cannotUndo)
 			s.State, s.Reverted, s.Note = staunch.StepReverted, now, ""
@@ -1046,6 +1063,9 @@ func (e *Engine) undoFailed(ctx context.Context, c Case, s staunch.Step, err err
 	cl := staunch.ClassOf(err)
 	if cl == staunch.ClassUnknown {
 		e.unanswered(&s)
+	}
+	if !e.outlasted(since) && mayPass(&s, cl) {
+		return e.tryLater(ctx, c, s)
 	}
 	if e.outlasted(since) || cl == staunch.ClassPermanent || cl == staunch.ClassDenied {
 		return e.diverged(ctx, c, s, fmt.Sprintf("the undo failed: %v", err))

@@ -420,6 +420,9 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 	}
 	found := e.endScope(c, &d)
 	outage, refusal := errors.Join(d.outage...), errors.Join(d.refusal...)
+	if refusal != nil && e.plansAgain(c.Containment.ID, d.refusal) {
+		outage, refusal = errors.Join(outage, refusal), nil
+	}
 	if len(d.Items) == 0 && outage == nil && refusal != nil {
 		return e.trouble(ctx, c, fmt.Sprintf("the plan could not be made: %v", refusal))
 	}
@@ -516,6 +519,14 @@ func (e *Engine) plan(ctx context.Context, c Case, j *job) error {
 		j.fresh[id] = true
 	}
 	return nil
+}
+
+// plansAgain reports whether refusals of our credential may pass, so that a plan
+// is made again as after an outage.
+func (e *Engine) plansAgain(id string, refusals []error) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.failures[id] < MaxRefusals && !slices.ContainsFunc(refusals, func(err error) bool { return staunch.ClassOf(err) != staunch.ClassDenied })
 }
 
 // intentsOf returns what a plan's record says of its steps, and the ids of those

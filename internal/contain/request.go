@@ -146,7 +146,7 @@ func (e *Engine) release(tx store.Tx, id, what string, r staunch.Release, may fu
 		}
 		for _, s := range c.Steps {
 			if s.State == staunch.StepDiverged {
-				s.State, s.Attempts, s.NotBefore = staunch.StepUnknown, 0, 0
+				s.State, s.Attempts, s.Refused, s.NotBefore = staunch.StepUnknown, 0, 0, 0
 				if err := tx.PutStep(s); err != nil {
 					return err
 				}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/staunch-project/staunch/test/ledger"
 	"github.com/staunch-project/staunch/test/systems/pgtest"
 )
 
@@ -43,8 +44,8 @@ type site struct {
 	n      int
 	admin  map[string]*pgx.Conn // by database, "postgres" among them
 
-	ledger  ledger
-	entries []entry // of the run that goes on
+	ledger  *ledger.Log
+	entries []ledger.Entry // of the run that goes on
 }
 
 // platform is what a lane of runs works on.
@@ -66,7 +67,7 @@ type platform interface {
 	works(ctx context.Context, subject string, rotated bool) (works, stolen bool, err error)
 	thief(ctx context.Context, subject string) *thief
 	// judge reads the ledger of the run up to now.
-	judge(ctx context.Context) (judgement, error)
+	judge(ctx context.Context) (ledger.Judgement, error)
 	// steps is how many steps the case has at least.
 	steps() int
 	// evidence is what the accusing record says beside the subject.
@@ -118,8 +119,8 @@ func (s *site) works(ctx context.Context, role string, rotated bool) (works, sto
 	return works, stolen, err
 }
 
-func (s *site) judge(ctx context.Context) (judgement, error) {
-	err := s.marker(ctx, &s.ledger, func(es []entry) {
+func (s *site) judge(ctx context.Context) (ledger.Judgement, error) {
+	err := s.marker(ctx, s.ledger, func(es []ledger.Entry) {
 		for _, e := range es {
 			// What the run has to do with: its lane's engine, and any session that
 			// the server ended by command.
@@ -128,7 +129,7 @@ func (s *site) judge(ctx context.Context) (judgement, error) {
 			}
 		}
 	})
-	return judge(s.entries, s.actor(), s.prover()), err
+	return ledger.PostgreSQL(s.entries, s.actor(), s.prover()), err
 }
 
 func (s *site) name(what string) string { return fmt.Sprintf("%s_l%d", what, s.n) }
@@ -176,7 +177,7 @@ func (s *site) exec(ctx context.Context, db string, statements ...string) error 
 func (s *site) make(ctx context.Context, n int) (role string, err error) {
 	role = fmt.Sprintf("svc_%d", n)
 	s.entries = nil
-	if s.ledger, err = follow(s.server.LogPath); err != nil {
+	if s.ledger, err = ledger.Follow(s.server.LogPath); err != nil {
 		return "", err
 	}
 	err = s.exec(ctx, "postgres", "CREATE ROLE "+role+" LOGIN PASSWORD '"+password+"'",
@@ -301,13 +302,13 @@ func ignoreDenied(err error) error {
 
 // marker writes a line to the log and waits until it can be read, so that all
 // that was logged before can be too.
-func (s *site) marker(ctx context.Context, l *ledger, add func([]entry)) error {
+func (s *site) marker(ctx context.Context, l *ledger.Log, add func([]ledger.Entry)) error {
 	mark := fmt.Sprintf("marker %d of lane %d", markers.Add(1), s.n)
 	if err := s.exec(ctx, "postgres", "SELECT '"+mark+"'"); err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		entries, err := l.read()
+		entries, err := l.Read()
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/staunch-project/staunch/internal/api"
 	"github.com/staunch-project/staunch/internal/api/client"
 	"github.com/staunch-project/staunch/internal/store"
+	"github.com/staunch-project/staunch/test/ledger"
 )
 
 // phase is which half of a run a crash falls into.
@@ -357,26 +358,26 @@ func (r *run) crashed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range j.early(intents) {
+	for _, e := range j.Early(intents) {
 		r.Early = append(r.Early, fmt.Sprintf("after the crash at %s: %s", r.cur.At, e))
 	}
 	return nil
 }
 
 // intents returns what is durable of every case's steps.
-func (r *run) intents(ctx context.Context, a *autopsy) ([]intent, error) {
+func (r *run) intents(ctx context.Context, a *autopsy) ([]ledger.Intent, error) {
 	cases, err := a.cases(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var out []intent
+	var out []ledger.Intent
 	for _, c := range cases {
 		steps, err := a.steps(ctx, c.ID)
 		if err != nil {
 			return nil, err
 		}
 		for _, s := range steps {
-			out = append(out, intent{
+			out = append(out, ledger.Intent{
 				Key: s.ID, Sessions: s.Target.Attribute == "sessions", Final: s.Intent.Reversibility == staunch.Irreversible,
 				Undo: s.State == staunch.StepReverting || s.State == staunch.StepReverted,
 			})
@@ -668,7 +669,7 @@ func (r *run) finalCheck(ctx context.Context, id string, caps []string) error {
 	if err != nil {
 		return err
 	}
-	lost, doubled, repeats := j.account(intents, r.subject)
+	lost, doubled, repeats := j.Account(intents, r.subject)
 	r.Lost, r.Doubled = append(r.Lost, lost...), append(r.Doubled, doubled...)
 	r.Wrong, r.Repeats = append(r.Wrong, j.Wrong...), repeats
 	for _, e := range j.Effects {

@@ -10,16 +10,13 @@ import (
 	"net/http"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/staunch-project/staunch/test/ledger"
 	"github.com/staunch-project/staunch/test/systems/vaulttest"
 )
-
-// stepHeader is what the engine sends its step's key in.
-const stepHeader = "X-Staunch-Step"
 
 // vaultSite is what one lane of runs works on: accounts of its engine, and for
 // each run a user with an entity, tokens and a lease that another token took out
@@ -29,8 +26,8 @@ type vaultSite struct {
 	n            int
 	token, proof string
 
-	ledger ledger
-	audit  []auditEntry
+	ledger *ledger.Log
+	audit  []ledger.AuditEntry
 
 	// Of the run that goes on.
 	user, entity, lease string
@@ -38,25 +35,6 @@ type vaultSite struct {
 }
 
 var _ platform = (*vaultSite)(nil)
-
-// auditEntry is a line of the audit device.
-type auditEntry struct {
-	Type  string `json:"type"`
-	Time  string `json:"time"`
-	Error string `json:"error"`
-	Auth  struct {
-		Policies []string `json:"policies"`
-	} `json:"auth"`
-	Request struct {
-		Operation string              `json:"operation"`
-		Path      string              `json:"path"`
-		Headers   map[string][]string `json:"headers"`
-		Data      map[string]any      `json:"data"`
-	} `json:"request"`
-	Response struct {
-		Warnings []string `json:"warnings"`
-	} `json:"response"`
-}
 
 type vaultAuth struct {
 	Token    string `json:"client_token"`
@@ -119,7 +97,7 @@ func (s *vaultSite) make(_ context.Context, n int) (string, error) {
 	var err error
 	s.audit = nil
 	s.user = fmt.Sprintf("user-%d-%d", s.n, n)
-	if s.ledger, err = follow(s.AuditPath); err != nil {
+	if s.ledger, err = ledger.Follow(s.AuditPath); err != nil {
 		return "", err
 	}
 	if err := s.call(s.Token, http.MethodPost, "auth/userpass/users/"+s.user, map[string]any{"password": password, "token_policies": "default"}, nil); err != nil {
@@ -281,121 +259,23 @@ func (s *vaultSite) thief(ctx context.Context, _ string) *thief {
 
 // judge reads the audit device: an answer without an error is a change that took
 // effect.
-func (s *vaultSite) judge(context.Context) (judgement, error) {
-	lines, err := s.ledger.lines()
+func (s *vaultSite) judge(context.Context) (ledger.Judgement, error) {
+	lines, err := s.ledger.Lines()
 	if err != nil {
-		return judgement{}, err
+		return ledger.Judgement{}, err
 	}
 	for _, l := range lines {
-		var e auditEntry
+		var e ledger.AuditEntry
 		if err := json.Unmarshal(l, &e); err != nil {
-			return judgement{}, fmt.Errorf("reading Vault's audit log: %w", err)
+			return ledger.Judgement{}, fmt.Errorf("reading Vault's audit log: %w", err)
 		}
 		s.audit = append(s.audit, e)
 	}
-	return judgeAudit(s.audit, s.policy("act"), s.policy("proof"), s.entity), nil
-}
-
-// mutates says whether a request changes something, and what.
-func mutates(e auditEntry) (effectKind, bool) {
-	r := e.Request
-	switch {
-	case r.Operation == "read" || r.Operation == "list" || r.Operation == "help":
-		return "", false
-	case strings.HasPrefix(r.Path, "identity/"):
-		if off, ok := r.Data["disabled"].(bool); ok && !off {
-			return restores, true
-		}
-		return suspends, true
-	case strings.Contains(r.Path, "revoke"):
-		return revokes, true
-	case slices.ContainsFunc([]string{"auth/token/lookup", "auth/token/lookup-accessor", "sys/leases/lookup", "sys/capabilities-self"},
-		func(p string) bool { return r.Path == p }), strings.HasPrefix(r.Path, "sys/audit-hash/"), strings.HasPrefix(r.Path, "sys/leases/lookup/"):
-		return "", false // reads that are posted
-	}
-	return "unknown", true
-}
-
-func judgeAudit(entries []auditEntry, actor, prover, entity string) judgement {
-	j := judgement{Ended: map[int]string{}}
-	wrong := func(format string, args ...any) { j.Wrong = append(j.Wrong, fmt.Sprintf(format, args...)) }
-	for _, e := range entries {
-		acts, proves := slices.Contains(e.Auth.Policies, actor), slices.Contains(e.Auth.Policies, prover)
-		if e.Type != "response" || !acts && !proves {
-			continue
-		}
-		kind, changes := mutates(e)
-		var key string
-		for h, v := range e.Request.Headers {
-			if strings.EqualFold(h, stepHeader) && len(v) == 1 {
-				key = v[0]
-			}
-		}
-		switch {
-		case !changes:
-			continue
-		case proves:
-			wrong("the token that only proves sent %s %s", e.Request.Operation, e.Request.Path)
-		case key == "":
-			wrong("a change without a key: %s %s", e.Request.Operation, e.Request.Path)
-		case kind == "unknown":
-			wrong("a change that is not known: %s %s", e.Request.Operation, e.Request.Path)
-		case kind != revokes && e.Request.Path != "identity/entity/id/"+entity:
-			wrong("another's entity was changed: %s", e.Request.Path)
-		}
-		at, err := time.Parse(time.RFC3339Nano, e.Time)
-		if err != nil {
-			wrong("a line without a time: %v", err)
-		}
-		took := e.Error == "" && !slices.ContainsFunc(e.Response.Warnings, func(w string) bool { return strings.Contains(w, "No token found") })
-		j.Effects = append(j.Effects, effect{Key: key, Kind: kind, At: at, Took: took})
-	}
-	return j
-}
-
-func TestJudgeAudit(t *testing.T) {
-	t.Parallel()
-	line := func(policy, key, op, path string, data map[string]any, problem string) auditEntry {
-		var e auditEntry
-		e.Type, e.Time, e.Error, e.Auth.Policies = "response", "2026-01-02T03:04:05.678Z", problem, []string{policy}
-		e.Request.Operation, e.Request.Path, e.Request.Data = op, path, data
-		if key != "" {
-			e.Request.Headers = map[string][]string{"x-staunch-step": {key}}
-		}
-		return e
-	}
-	off := line("act", "stp_e", "update", "identity/entity/id/E", map[string]any{"disabled": true}, "")
-	on := line("act", "stp_e", "update", "identity/entity/id/E", map[string]any{"disabled": false}, "")
-	revoke := line("act", "stp_t", "update", "auth/token/revoke-accessor", nil, "")
-	gone := line("act", "stp_t", "update", "auth/token/revoke-accessor", nil, "invalid accessor")
-	intents := []intent{{Key: "stp_e", Undo: true}, {Key: "stp_t", Final: true}}
-	for name, c := range map[string]struct {
-		lines                []auditEntry
-		lost, doubled, wrong int
-	}{
-		"all is well":             {lines: []auditEntry{off, revoke, on}},
-		"refused, since it is so": {lines: []auditEntry{off, revoke, gone, on}},
-		"disabled twice":          {lines: []auditEntry{off, off, revoke, on}, doubled: 1},
-		"revoked twice":           {lines: []auditEntry{off, revoke, revoke, on}, doubled: 1},
-		"never revoked":           {lines: []auditEntry{off, gone, on}, lost: 1},
-		"never enabled":           {lines: []auditEntry{off, revoke}, lost: 1},
-		"no key":                  {lines: []auditEntry{off, revoke, on, line("act", "", "update", "auth/token/revoke", nil, "")}, wrong: 1, doubled: 1},
-		"the prover acts":         {lines: []auditEntry{off, revoke, on, line("proof", "stp_t", "update", "sys/leases/revoke", nil, "denied")}, wrong: 1},
-		"another's entity":        {lines: []auditEntry{off, revoke, on, line("act", "stp_e", "update", "identity/entity/id/F", nil, "denied")}, wrong: 1},
-		"a policy is written":     {lines: []auditEntry{off, revoke, on, line("act", "stp_e", "update", "sys/policies/acl/x", nil, "denied")}, wrong: 1},
-		"others are left alone":   {lines: []auditEntry{off, revoke, on, line("root", "", "delete", "identity/entity/id/F", nil, "")}},
-		"reads are no changes":    {lines: []auditEntry{off, revoke, on, line("act", "", "update", "auth/token/lookup-accessor", nil, "")}},
-	} {
-		j := judgeAudit(c.lines, "act", "proof", "E")
-		lost, doubled, _ := j.account(intents, "E")
-		if len(lost) != c.lost || len(doubled) != c.doubled || len(j.Wrong) != c.wrong {
-			t.Errorf("%s: lost %v, doubled %v, wrong %v", name, lost, doubled, j.Wrong)
-		}
-	}
+	return ledger.Vault(s.audit, s.policy("act"), s.policy("proof"), s.entity), nil
 }
 
 func TestKill9Vault(t *testing.T) {
-	server := vaulttest.Start(t, vaulttest.Options{AuditRequestHeaders: []string{stepHeader}})
+	server := vaulttest.Start(t, vaulttest.Options{AuditRequestHeaders: []string{ledger.StepHeader}})
 	server.Call(t, http.MethodPost, "sys/auth/userpass", map[string]any{"type": "userpass"}, nil)
 	// The thief goes on with the old password after a rotation; the lockout would
 	// keep the rightful user out too.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"net/http"
@@ -13,15 +14,39 @@ import (
 	"time"
 
 	"github.com/staunch-project/staunch"
-	"github.com/staunch-project/staunch/internal/api"
-	"github.com/staunch-project/staunch/internal/connector/connectortest"
 	"github.com/staunch-project/staunch/internal/demo"
+	"github.com/staunch-project/staunch/test/ledger"
+	"github.com/staunch-project/staunch/test/liar"
 )
 
+// How much is lied. The usual is for every test run.
+var (
+	lieSeed  = flag.Uint64("lie-seed", 11, "what lies are drawn by")
+	lieOften = flag.Int("lie-often", 1, "how often each lie is told to each operation at least")
+)
+
+const (
+	// lieRate is the share of an operation's requests that are lied to.
+	lieRate = 0.6
+	// lagRate is the share of the reads that a replica answers that lags behind.
+	lagRate = 0.5
+	// hastily bounds a call to a platform that lies.
+	hastily = time.Second
+)
+
+// lyingConfig begins the configuration for a platform that lies; realms follow.
+const lyingConfig = `v: 1
+listen: "@LISTEN@"
+mode: enforce
+limits: {global: {limit: -1}, isolate: {limit: -1}, revoke: {limit: -1}, identities: {limit: -1}}
+realms:
+`
+
+// lying is how long it may take until each lie was told.
+func lying() time.Duration { return time.Duration(*lieOften) * 60 * time.Second }
+
 // TestLyingServer contains tokens of an authorization server that is reached
-// through a server that lies in every way it can, and holds that nothing is said
-// to be proven that is not so: whenever a hold is proven, the authorization server
-// itself says that the token is dead.
+// through one that lies.
 func TestLyingServer(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	estate, err := demo.New(t.Context())
@@ -30,115 +55,49 @@ func TestLyingServer(t *testing.T) {
 	}
 	t.Cleanup(estate.Stop)
 	truth := estate.AuthURL
-	const tokens = 24
-	var stolen []staunch.Secret
-	for range tokens {
-		s, err := estate.NewToken(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		stolen = append(stolen, s)
-	}
-	liar := connectortest.NewLiar(t, truth, 11, 0.6, func(r *http.Request) (int, string, bool) {
-		return http.StatusOK, "", strings.HasSuffix(r.URL.Path, "/revoke")
-	})
-	estate.AuthURL = liar.URL()
+	deck := liar.NewDeck(*lieSeed, lieRate, *lieOften)
+	estate.AuthURL = liar.HTTP{
+		Upstream: truth, Deck: deck,
+		Ask: func(r *http.Request, _ []byte) liar.Ask {
+			as, _, _ := r.BasicAuth()
+			switch {
+			case strings.HasSuffix(r.URL.Path, "/revoke"):
+				return liar.Ask{Op: "revoke", Change: true}
+			case strings.HasSuffix(r.URL.Path, "/introspect"):
+				return liar.Ask{Op: "introspect as " + as, Reads: true}
+			}
+			return liar.Ask{Op: r.URL.Path}
+		},
+		Hollow: func(*http.Request) (int, string) { return http.StatusOK, "" },
+	}.Serve(t)
 	files := lyingFiles(t, estate)
 	estate.AuthURL = truth // the APIs are told the truth
-	for _, s := range stolen {
-		if !alive(t, estate, s) {
-			t.Fatal("a token is dead before anything was done")
-		}
-	}
-	n := newNode(t, files)
-	var lines []string
-	for i, s := range stolen {
-		line, err := json.Marshal(map[string]any{
-			"id": fmt.Sprintf("lie-%d", i), "time": time.Now().UTC().Format(time.RFC3339Nano), "method": "GET", "path": "/orders",
-			"status": 200, "client_ip": demo.ThiefAddress, "client_id": demo.WorkloadClient, "token": s.Reveal(),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, string(line))
-	}
-	n.post(demo.SourceAccessLog, strings.Join(lines, "\n"))
-	subject := map[string]staunch.Secret{} // by containment
-	for _, s := range stolen {
-		o, err := n.api.Contain(t.Context(), api.ContainRequest{
-			Subject: staunch.Ref{Kind: staunch.KindCredential, Realm: demo.Realm, Scheme: "sha256", Value: s.Digest()},
-			Tier:    staunch.TierRevoke, Reason: "stolen",
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		subject[o.Containment.ID] = s
-	}
-
-	proven := map[string]bool{}
-	look := func() (done bool) {
-		done = true
-		for id, s := range subject {
-			c, err := n.api.Containment(t.Context(), id)
+	n := newHastyNode(t, files, hastily)
+	liar.Play{
+		API: n.api, Deck: deck, AtOnce: 12, Fewest: 24, Most: 200 * *lieOften, Lying: lying(), Patience: 2 * patience,
+		Subject: func(i int) liar.Subject {
+			s, err := estate.NewToken(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if says := dead(c); says && !proven[id] {
-				proven[id] = true
-				if alive(t, estate, s) {
-					t.Errorf("%s is said to be proven, and the token is alive\n%s", id, timeline(c))
-				}
+			if !alive(t, estate, s) {
+				t.Fatal("a token is dead before anything was done")
 			}
-			// A refusal for good needs a person; all else has to come to an end.
-			done = done && (proven[id] || givenUp(c))
-		}
-		return done
-	}
-	// It lies until most are done, then it tells the truth.
-	deadline := time.Now().Add(12 * time.Second)
-	for !look() && time.Now().Before(deadline) {
-		time.Sleep(50 * time.Millisecond)
-	}
-	before := len(proven)
-	liar.Calm()
-	for deadline := time.Now().Add(2 * patience); !look(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			for id := range subject {
-				if c, err := n.api.Containment(t.Context(), id); err == nil && !proven[id] && !givenUp(c) {
-					t.Errorf("%s is %s and neither proven nor given up\n%s", id, c.Containment.Phase, timeline(c))
-				}
+			line, err := json.Marshal(map[string]any{
+				"id": fmt.Sprintf("lie-%d", i), "time": time.Now().UTC().Format(time.RFC3339Nano), "method": "GET", "path": "/orders",
+				"status": 200, "client_ip": demo.ThiefAddress, "client_id": demo.WorkloadClient, "token": s.Reveal(),
+			})
+			if err != nil {
+				t.Fatal(err)
 			}
-			t.FailNow()
-		}
-	}
-	told := liar.Told()
-	t.Logf("%d of %d proven while it lied, %d in the end; lies told: %v", before, tokens, len(proven), told)
-	for _, lie := range connectortest.Lies() {
-		if told[lie] == 0 {
-			t.Errorf("the lie %q was never told", lie)
-		}
-	}
-	if len(proven) == 0 {
-		t.Error("none came to be proven")
-	}
-}
-
-// dead reports whether a case says that something is proven on the platform.
-func dead(c api.Case) bool {
-	return slices.ContainsFunc(c.Holds, func(h staunch.Hold) bool {
-		return h.Plane == staunch.PlanePlatform && h.State == staunch.HoldProven
-	})
-}
-
-// givenUp reports whether a case waits for a person, and says so.
-func givenUp(c api.Case) bool {
-	return c.Containment.Trouble != "" && (len(c.Steps) > 0 || c.Containment.Phase == staunch.PhaseStuck) && !slices.ContainsFunc(c.Steps, func(s staunch.Step) bool {
-		switch s.State {
-		case staunch.StepIntended, staunch.StepUnknown, staunch.StepApplied, staunch.StepRead:
-			return true
-		}
-		return false
-	})
+			n.post(demo.SourceAccessLog, string(line))
+			return liar.Subject{
+				Name: "token", Tier: staunch.TierRevoke,
+				Ref:   staunch.Ref{Kind: staunch.KindCredential, Realm: demo.Realm, Scheme: "sha256", Value: s.Digest()},
+				Alive: func(staunch.Target) (bool, error) { return alive(t, estate, s), nil },
+			}
+		},
+	}.Run(t)
 }
 
 // alive asks an API that introspects the token at the authorization server
@@ -192,4 +151,53 @@ func lyingFiles(t *testing.T, e *demo.Estate) map[string]string {
 	}
 	files["staunch.yaml"] = changed
 	return files
+}
+
+// checkLedger holds what a platform wrote down itself against the steps of all
+// cases: each change was a step's, made once and undone once at most.
+func checkLedger(t *testing.T, j ledger.Judgement, outcomes map[string]liar.Outcome) {
+	t.Helper()
+	if t.Failed() {
+		return // not every case is known
+	}
+	for _, w := range j.Wrong {
+		t.Errorf("the platform's own log: %s", w)
+	}
+	known := map[string]bool{}
+	cases, users := map[string][]staunch.Step{}, map[string]string{}
+	for _, o := range outcomes {
+		maps.Copy(users, o.Users)
+		for id, s := range o.Steps {
+			known[id] = true
+			cases[s.Containment] = append(cases[s.Containment], s)
+		}
+	}
+	took := 0
+	for _, e := range j.Effects {
+		if !known[e.Key] {
+			t.Errorf("the platform's own log: %s under the key %s, which is no step", e.Kind, e.Key)
+		}
+		if e.Took {
+			took++
+		}
+	}
+	for id, steps := range cases {
+		keys := map[string]bool{}
+		var intents []ledger.Intent
+		for _, s := range steps {
+			keys[s.ID] = true
+			intents = append(intents, ledger.Intent{
+				Key: s.ID, Sessions: s.Verb == staunch.VerbIsolate, Final: s.Intent.Reversibility == staunch.Irreversible, Undo: s.Reverted != 0,
+			})
+		}
+		of := j.Of(keys)
+		for _, e := range of.Early(intents) {
+			t.Errorf("%s: %s", id, e)
+		}
+		// What is lost is told by the steps: a case that was given up may lack it.
+		if _, doubled, _ := of.Account(intents, users[id]); len(doubled) > 0 {
+			t.Errorf("%s: %v", id, doubled)
+		}
+	}
+	t.Logf("the platform's own log has %d changes of %d cases that took effect", took, len(cases))
 }

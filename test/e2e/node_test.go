@@ -55,6 +55,7 @@ type node struct {
 	api    *client.Client
 	log    *lines
 	passed map[string]staunch.Secret // tokens by source
+	calls  time.Duration             // bounds a call to a platform, 0 as usual
 }
 
 // lines is a log that a test can look at.
@@ -80,7 +81,14 @@ func (l *lines) String() string {
 // same after a restart.
 func newNode(tb testing.TB, files map[string]string) *node {
 	tb.Helper()
+	return newHastyNode(tb, files, 0)
+}
+
+// newHastyNode is newNode for a node whose calls to platforms do not wait long.
+func newHastyNode(tb testing.TB, files map[string]string, calls time.Duration) *node {
+	tb.Helper()
 	n, l := initNode(tb, files)
+	n.calls = calls
 	n.serve("the node", l)
 	return n
 }
@@ -154,7 +162,7 @@ func (n *node) listenOn(l net.Listener) {
 	if err != nil {
 		n.tb.Fatal(err)
 	}
-	a, err := app.New(n.tb.Context(), setup, app.Options{Listener: l, Log: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	a, err := app.New(n.tb.Context(), setup, app.Options{Listener: l, CallTimeout: n.calls, Log: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if err != nil {
 		n.tb.Fatal(err)
 	}

@@ -11,7 +11,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/connector"
 )
+
+// errIncomplete is a REVOKE that took less away than it was asked to, which is
+// only a warning to the server: most often for want of rights.
+var errIncomplete = errors.New("the server took less away than it was asked to")
 
 var errClosed = errors.New("the connector is closed")
 
@@ -31,7 +36,9 @@ func mark(wrapped, err error, sent bool) error {
 	case errors.Is(err, staunch.ErrConflict), errors.Is(err, staunch.ErrInvalid),
 		errors.Is(err, staunch.ErrNotFound), errors.Is(err, staunch.ErrForbidden), errors.Is(err, errClosed):
 		return staunch.Permanent(wrapped)
-	case errors.Is(err, errHidden):
+	case errors.Is(err, connector.ErrOlder):
+		return staunch.Transient(wrapped)
+	case errors.Is(err, errHidden), errors.Is(err, errIncomplete):
 		return staunch.Denied(wrapped)
 	case errors.As(err, &pg):
 		return markState(wrapped, pg, sent)

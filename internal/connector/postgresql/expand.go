@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector"
@@ -146,7 +147,7 @@ func (c *Connector) expandBackend(ctx context.Context, q querier, x *expansion, 
 }
 
 func (c *Connector) expandRole(ctx context.Context, q querier, x *expansion, ref staunch.Ref) error {
-	r, err := readRole(ctx, q, ref.Value)
+	r, err := c.readRole(ctx, q, ref.Value)
 	if errors.Is(err, pgx.ErrNoRows) {
 		x.gap(ref, staunch.Ref{}, "no such role")
 		return nil
@@ -226,7 +227,14 @@ func (c *Connector) expandGrants(ctx context.Context, q querier, x *expansion, r
 			// Nobody can use what was granted there.
 		default:
 			st, err := c.Read(ctx, staunch.Target{Ref: ref, Attribute: AttrGrantsIn + w.Database}, false)
+			closed := false
 			if staunch.ClassOf(err) == staunch.ClassDenied {
+				var qerr error
+				if closed, qerr = shut(ctx, q, w.Database, err); qerr != nil {
+					return fmt.Errorf("asking whether database %s lets staunch in: %w", w.Database, qerr)
+				}
+			}
+			if closed {
 				// One closed database must not keep the rest from being acted upon.
 				x.gap(ref, staunch.Ref{}, "database %s, where role %s has grants, does not let staunch in: %v", w.Database, r.name, err)
 				continue
@@ -264,6 +272,18 @@ func (c *Connector) expandGrants(ctx context.Context, q querier, x *expansion, r
 	}
 	x.gap(ref, staunch.Ref{}, "what PUBLIC may do remains for role %s", r.name)
 	return nil
+}
+
+// shut reports whether a refusal is because the database is closed to us, by what
+// we were granted or by the server's pg_hba.conf: another may pass.
+func shut(ctx context.Context, q querier, database string, refusal error) (bool, error) {
+	var pg *pgconn.PgError
+	if errors.As(refusal, &pg) && pg.Code == "28000" {
+		return true, nil
+	}
+	var may bool
+	err := q.QueryRow(ctx, "SELECT has_database_privilege(current_user, $1, 'CONNECT')", database).Scan(&may)
+	return !may, err
 }
 
 func (c *Connector) expandGrantsOf(x *expansion, st staunch.State) error {

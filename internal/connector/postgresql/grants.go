@@ -455,6 +455,37 @@ func grantStatements(in staunch.Intent, now staunch.State, undo bool) ([]string,
 	return groupGrants(ordered, revokeStatement), fmt.Sprintf("%d grants revoked", len(list)), nil
 }
 
+// remaining names the grants of the pre-image that are there in a state although
+// they were to be taken away.
+func remaining(in staunch.Intent, st staunch.State) ([]string, error) {
+	pre, err := decode[grantsBody](in.PreImage)
+	if err != nil {
+		return nil, err
+	}
+	want, err := decode[grantsBody](in.Expected)
+	if err != nil {
+		return nil, err
+	}
+	b, err := decode[grantsBody](st)
+	if err != nil {
+		return nil, err
+	}
+	taken := map[grantKey]bool{}
+	for _, g := range slices.Concat(pre.Direct, pre.Dependent) {
+		taken[g.key()] = true
+	}
+	for _, g := range slices.Concat(want.Direct, want.Dependent) {
+		delete(taken, g.key())
+	}
+	var out []string
+	for _, g := range slices.Concat(b.Direct, b.Dependent) {
+		if taken[g.key()] {
+			out = append(out, g.what())
+		}
+	}
+	return out, nil
+}
+
 // grantKey tells grants apart. Whether one is stuck is not part of it: that
 // follows from other things, such as who may use the schema.
 type grantKey struct {

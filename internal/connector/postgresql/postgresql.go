@@ -72,6 +72,8 @@ type Connector struct {
 
 	acting, proving *pgxpool.Config
 
+	newest connector.Newest
+
 	mu     sync.Mutex
 	pools  map[poolKey]*pgxpool.Pool
 	closed bool
@@ -382,7 +384,7 @@ func (c *Connector) Read(ctx context.Context, t staunch.Target, proof bool) (sta
 
 // read reads an attribute of a role, and the role.
 func (c *Connector) read(ctx context.Context, q querier, t staunch.Target, attr, db string) (staunch.State, role, error) {
-	r, err := readRole(ctx, q, t.Ref.Value)
+	r, err := c.readRole(ctx, q, t.Ref.Value)
 	if errors.Is(err, pgx.ErrNoRows) {
 		st, err := c.state(t, nil, false, "no such role")
 		return st, role{}, err
@@ -650,9 +652,17 @@ func (c *Connector) transact(ctx context.Context, in staunch.Intent, t transacti
 	case t.undo && !c.Matches(in.PreImage, after):
 		*sent = false
 		return false, "", fmt.Errorf("rolled back: what was granted again is not what there was (%s): %w", after.Summary, staunch.ErrConflict)
-	case !t.undo && c.Matches(now, after):
-		*sent = false
-		return false, "", fmt.Errorf("rolled back: REVOKE took nothing away (%s): %w", after.Summary, staunch.ErrForbidden)
+	case !t.undo:
+		// A part that was taken away would be neither what there was nor what was
+		// asked for, and could not be told from another's change when it is undone.
+		left, err := remaining(in, after)
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("rolled back: REVOKE left %d grants (%s): %w", len(left), first(left), errIncomplete)
+		}
+		if err != nil {
+			*sent = false
+			return false, "", err
+		}
 	}
 	if _, err := conn.Exec(ctx, mark+"COMMIT"); err != nil {
 		return false, "", err

@@ -24,11 +24,18 @@ type role struct {
 	login, superuser, replication bool
 }
 
-func readRole(ctx context.Context, q querier, name string) (role, error) {
+// readRole reads a role. The answer tells which transaction comes next, so that
+// one from before what is known already is noticed.
+func (c *Connector) readRole(ctx context.Context, q querier, name string) (role, error) {
 	r := role{name: name}
-	err := q.QueryRow(ctx, "SELECT oid, rolcanlogin, rolsuper, rolreplication, current_setting('server_version_num')::int FROM pg_roles WHERE rolname = $1", name).
-		Scan(&r.oid, &r.login, &r.superuser, &r.replication, &r.version)
-	return r, err
+	var next int64
+	fresh := c.newest.Ask("")
+	err := q.QueryRow(ctx, "SELECT oid, rolcanlogin, rolsuper, rolreplication, current_setting('server_version_num')::int, pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM pg_roles WHERE rolname = $1", name).
+		Scan(&r.oid, &r.login, &r.superuser, &r.replication, &r.version, &next)
+	if err != nil {
+		return r, err
+	}
+	return r, fresh(next)
 }
 
 // protected returns why a role is never touched, or "".
@@ -54,7 +61,7 @@ func (c *Connector) protectedSession(ctx context.Context, q querier, b backendBo
 	if b.Role == "" {
 		return "", nil
 	}
-	r, err := readRole(ctx, q, b.Role)
+	r, err := c.readRole(ctx, q, b.Role)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", nil
 	}
@@ -183,9 +190,12 @@ type backendBody struct {
 // errHidden is pg_stat_activity without the rights to see others' sessions.
 var errHidden = errors.New("pg_stat_activity hides when sessions began; grant pg_read_all_stats")
 
+// clients are the backends of sessions, but for the one that asks.
+const clients = "a.pid <> pg_backend_pid() AND coalesce(a.backend_type, 'client backend') IN ('client backend', 'walsender')"
+
 const activity = `SELECT a.pid, a.backend_start, coalesce(a.usename, ''), coalesce(a.usesysid, 0), coalesce(a.datname, ''), coalesce(host(a.client_addr), '')
   FROM pg_stat_activity a
- WHERE a.pid <> pg_backend_pid() AND coalesce(a.backend_type, 'client backend') IN ('client backend', 'walsender')`
+ WHERE ` + clients
 
 func backends(ctx context.Context, q querier, where string, arg any) ([]backendBody, error) {
 	rows, err := q.Query(ctx, activity+" AND "+where+" ORDER BY a.backend_start, a.pid", arg)
@@ -318,6 +328,26 @@ func (c *Connector) terminate(ctx context.Context, in staunch.Intent, attr strin
 			return true, "", fmt.Errorf("waiting for sessions to end: %w", err)
 		}
 	}
+	if ended == 0 && attr == AttrSessions {
+		// The list may be from before: whoever is there now is ended all the same.
+		pre, err := decode[sessionsBody](in.PreImage)
+		if err != nil {
+			return false, "", err
+		}
+		why, err := c.protectedSession(ctx, conn, backendBody{Role: pre.Role})
+		if err == nil && why != "" {
+			err = fmt.Errorf("%w: %s", staunch.ErrForbidden, why)
+		}
+		if err != nil {
+			return false, "", err
+		}
+		*sent = true
+		tag, err := conn.Exec(ctx, fmt.Sprintf("/* staunch step=%s */ SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.usesysid = %d AND %s", in.Key, pre.OID, clients))
+		if err != nil {
+			return false, "", fmt.Errorf("ending sessions: %w", err)
+		}
+		ended = int(tag.RowsAffected())
+	}
 	if ended == 0 {
 		return false, "no session to end", nil
 	}
@@ -378,7 +408,7 @@ func (c *Connector) Probe(ctx context.Context, in staunch.Intent) (connector.Pro
 		}
 		return connector.Probe{Works: st.Exists, Conclusive: true, How: "looked for the session in pg_stat_activity: " + st.Summary}, nil
 	}
-	r, err := readRole(ctx, conn, in.Target.Ref.Value)
+	r, err := c.readRole(ctx, conn, in.Target.Ref.Value)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return connector.Probe{Conclusive: true, How: "no such role"}, nil
 	}

@@ -431,12 +431,23 @@ func (x *expansion) sealed(ctx context.Context, ref staunch.Ref) (info tokenInfo
 	return info, true, nil
 }
 
+// accessorsPath is where the capabilities for listing tokens are.
+const accessorsPath = "auth/token/accessors/"
+
 // accessors lists the accessors of all live tokens but batch tokens. why says
 // why the list is not whole.
 func (c *Connector) accessors(ctx context.Context) (all []string, why string, err error) {
 	all, err = c.act.list(ctx, "auth/token/accessors")
 	switch {
-	case staunch.ClassOf(err) == staunch.ClassDenied && err != nil:
+	case err != nil && staunch.ClassOf(err) == staunch.ClassDenied:
+		// A refusal that does not follow from what the token may is none for good.
+		caps, cerr := c.act.capabilities(ctx, accessorsPath)
+		if cerr != nil {
+			return nil, "", cerr
+		}
+		if has(caps[accessorsPath], "list") && has(caps[accessorsPath], "sudo") {
+			return nil, "", err
+		}
 		return nil, "the token may not list auth/token/accessors, so tokens that no log named stay unknown", nil
 	case err != nil:
 		return nil, "", err

@@ -110,7 +110,7 @@ func (c *Connector) needs() (act, proof []need) {
 		{"auth/token/revoke-accessor", []string{"update"}, true, "tokens cannot be revoked"},
 		{"sys/leases/lookup", []string{"update"}, true, "leases cannot be looked up"},
 		{"sys/leases/revoke", []string{"update"}, true, "leases cannot be revoked"},
-		{"auth/token/accessors/", []string{"list", "sudo"}, false, "an entity's tokens and HMACs of accessors cannot be found"},
+		{accessorsPath, []string{"list", "sudo"}, false, "an entity's tokens and HMACs of accessors cannot be found"},
 		{"auth/token/lookup", []string{"update"}, false, "sealed tokens cannot be traced to their accessors"},
 		{"sys/leases/lookup/" + prefix, []string{"list", "sudo"}, false, "leases under a path cannot be listed"},
 		{"sys/leases/revoke-prefix/" + prefix, []string{"update", "sudo"}, false, "leases under a path cannot be revoked"},
@@ -189,6 +189,21 @@ func (c *Connector) health(ctx context.Context, say sayer) bool {
 	return true
 }
 
+// capabilities asks what the client's token may do at paths.
+func (cl *client) capabilities(ctx context.Context, paths ...string) (map[string][]string, error) {
+	a, err := cl.do(ctx, call{method: http.MethodPost, path: "sys/capabilities-self", body: map[string]any{"paths": paths}})
+	if err != nil {
+		return nil, err
+	}
+	var caps map[string][]string
+	return caps, decode(a, &caps)
+}
+
+// has reports whether a capability is among those, or everything is.
+func has(caps []string, want string) bool {
+	return slices.Contains(caps, want) || slices.Contains(caps, "root")
+}
+
 // checkToken looks at one of our tokens and what it may do.
 func (c *Connector) checkToken(ctx context.Context, cl *client, name string, needs []need, say sayer) bool {
 	info, err := cl.self(ctx)
@@ -209,24 +224,15 @@ func (c *Connector) checkToken(ctx context.Context, cl *client, name string, nee
 	for i, n := range needs {
 		paths[i] = n.path
 	}
-	a, err := cl.do(ctx, call{method: http.MethodPost, path: "sys/capabilities-self", body: map[string]any{"paths": paths}})
+	caps, err := cl.capabilities(ctx, paths...)
 	if err != nil {
 		say("error", fmt.Sprintf("%s cannot ask for its capabilities: %v", name, err), "allow update on sys/capabilities-self")
 		return false
 	}
-	var caps map[string][]string
-	if err := decode(a, &caps); err != nil {
-		say("error", err.Error(), "")
-		return false
-	}
 	for _, n := range needs {
-		have := caps[n.path]
-		if slices.Contains(have, "root") {
-			continue
-		}
 		var lacks []string
 		for _, want := range n.caps {
-			if !slices.Contains(have, want) {
+			if !has(caps[n.path], want) {
 				lacks = append(lacks, want)
 			}
 		}

@@ -142,8 +142,10 @@ type leasesBody struct {
 	Digest string `json:"digest"`
 }
 
-// entity reads an entity; ok is false where there is none.
-func (cl *client) entity(ctx context.Context, id string) (body entityBody, name string, ok bool, err error) {
+// entity reads an entity; ok is false where there is none. An answer from before
+// the change that is known last is refused: a performance standby lags behind.
+func (c *Connector) entity(ctx context.Context, cl *client, id string) (body entityBody, name string, ok bool, err error) {
+	fresh := c.newest.Ask(id)
 	a, err := cl.do(ctx, call{method: http.MethodGet, path: "identity/entity/id/" + url.PathEscape(id)})
 	if refused(err, http.StatusNotFound, "") {
 		return entityBody{}, "", false, nil
@@ -155,6 +157,8 @@ func (cl *client) entity(ctx context.Context, id string) (body entityBody, name 
 		ID       string `json:"id"`
 		Name     string `json:"name"`
 		Disabled *bool  `json:"disabled"`
+		// Updated is when it was changed last; other servers may not tell.
+		Updated time.Time `json:"last_update_time"`
 	}
 	if err := decode(a, &d); err != nil {
 		return entityBody{}, "", false, err
@@ -162,6 +166,11 @@ func (cl *client) entity(ctx context.Context, id string) (body entityBody, name 
 	// A merged entity answers under its old id with its new one.
 	if d.Disabled == nil || d.ID != id {
 		return entityBody{}, "", false, staunch.Permanent(fmt.Errorf("reading entity %s: the answer is about %q", id, d.ID))
+	}
+	if !d.Updated.IsZero() {
+		if err := fresh(d.Updated.UnixNano()); err != nil {
+			return entityBody{}, "", false, err
+		}
 	}
 	return entityBody{Disabled: *d.Disabled}, d.Name, true, nil
 }
@@ -298,7 +307,7 @@ func (c *Connector) read(ctx context.Context, cl *client, t staunch.Target) (sta
 	var body any
 	switch t.Attribute {
 	case AttributeDisabled:
-		b, name, ok, err := cl.entity(ctx, t.Ref.Value)
+		b, name, ok, err := c.entity(ctx, cl, t.Ref.Value)
 		if err != nil {
 			return st, err
 		}

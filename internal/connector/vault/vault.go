@@ -121,6 +121,7 @@ type Connector struct {
 	// prove them, and probe is a client like the thief's.
 	act, proof, probe *client
 	closed            atomic.Bool
+	newest            connector.Newest
 
 	mu    sync.Mutex
 	owned map[string]tokenInfo         // digest of one of our tokens → what it is
