@@ -42,8 +42,8 @@ limits: {global: {limit: -1}, isolate: {limit: -1}, revoke: {limit: -1}, identit
 realms:
 `
 
-// lying is how long it may take until each lie was told.
-func lying() time.Duration { return time.Duration(*lieOften) * 60 * time.Second }
+// lying is how long it may take until each lie was told; it ends when they were.
+func lying() time.Duration { return time.Duration(*lieOften) * 3 * time.Minute }
 
 // TestLyingServer contains tokens of an authorization server that is reached
 // through one that lies.

@@ -149,7 +149,7 @@ ocsf:
 				outcomes[realm] = o
 			})
 		}
-		play("lies", vaultRealm, liar.Play{Deck: deck, AtOnce: 24, Fewest: 24, Most: 300 * *lieOften})
+		play("lies", vaultRealm, liar.Play{Deck: deck, AtOnce: 24, Fewest: 24, Most: 900 * *lieOften})
 		play("lag", lagRealm, liar.Play{Deck: lag, AtOnce: 2 * vaultKinds, Fewest: 4 * vaultKinds * *lieOften, Most: 4 * vaultKinds * *lieOften})
 	})
 	if !s.works(bystander.Token) {

@@ -54,8 +54,26 @@ type node struct {
 	admin  staunch.Secret
 	api    *client.Client
 	log    *lines
-	passed map[string]staunch.Secret // tokens by source
-	calls  time.Duration             // bounds a call to a platform, 0 as usual
+	passed *passes
+	calls  time.Duration // bounds a call to a platform, 0 as usual
+}
+
+// passes has the tokens of sources, of all nodes on one database.
+type passes struct {
+	mu sync.Mutex
+	m  map[string]staunch.Secret
+}
+
+// of returns the token of a source, which is made when it is first asked for.
+func (p *passes) of(source string, create func() staunch.Secret) staunch.Secret {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	token, ok := p.m[source]
+	if !ok {
+		token = create()
+		p.m[source] = token
+	}
+	return token
 }
 
 // lines is a log that a test can look at.
@@ -100,7 +118,7 @@ func initNode(tb testing.TB, files map[string]string) (*node, net.Listener) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := &node{tb: tb, addr: l.Addr().String(), log: &lines{}, passed: map[string]staunch.Secret{}}
+	n := &node{tb: tb, addr: l.Addr().String(), log: &lines{}, passed: &passes{m: map[string]staunch.Secret{}}}
 	dir := tb.TempDir()
 	for name, text := range files {
 		p := filepath.Join(dir, name)
@@ -184,19 +202,22 @@ func (n *node) stop() {
 	n.app = nil
 }
 
-// post posts records to a source.
-func (n *node) post(source, records string) api.IngestReport {
+// token returns the token of a source.
+func (n *node) token(source string) staunch.Secret {
 	n.tb.Helper()
-	token, ok := n.passed[source]
-	if !ok {
+	return n.passed.of(source, func() staunch.Secret {
 		made, err := n.api.CreateToken(n.tb.Context(), api.TokenRequest{Name: source, Role: "source", Source: source})
 		if err != nil {
 			n.tb.Fatal(err)
 		}
-		token = staunch.NewSecret(made.Secret)
-		n.passed[source] = token
-	}
-	c, err := client.New(client.Options{URL: "http://" + n.addr, Token: token})
+		return staunch.NewSecret(made.Secret)
+	})
+}
+
+// post posts records to a source.
+func (n *node) post(source, records string) api.IngestReport {
+	n.tb.Helper()
+	c, err := client.New(client.Options{URL: "http://" + n.addr, Token: n.token(source)})
 	if err != nil {
 		n.tb.Fatal(err)
 	}

@@ -86,7 +86,7 @@ func (n *node) ask(method, path string, token staunch.Secret, body string) (int,
 // try posts one record and returns why it was not taken.
 func (n *node) try(user, action string) error {
 	n.tb.Helper()
-	c, err := client.New(client.Options{URL: "http://" + n.addr, Token: n.passed["app"]})
+	c, err := client.New(client.Options{URL: "http://" + n.addr, Token: n.token("app")})
 	if err != nil {
 		n.tb.Fatal(err)
 	}
