@@ -176,16 +176,22 @@ func withoutRepeats(signals []*staunch.Signal, drill string) []*staunch.Signal {
 		rule    string
 		accused staunch.Ref
 	}
-	times := make(map[pair]int, 64)
-	out := make([]*staunch.Signal, 0, min(len(signals), 256))
+	out := make([]*staunch.Signal, 0, len(signals))
+	var times map[pair]int
+	if len(signals) > maxRepeats {
+		times = make(map[pair]int)
+	}
 	for _, s := range signals {
-		p := pair{s.Rule, s.Accused}
 		if s.Drill != drill {
 			continue
 		}
-		if times[p]++; times[p] <= maxRepeats {
-			out = append(out, s)
+		if times != nil {
+			p := pair{s.Rule, s.Accused}
+			if times[p]++; times[p] > maxRepeats {
+				continue
+			}
 		}
+		out = append(out, s)
 	}
 	return out
 }
@@ -311,7 +317,7 @@ func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staun
 		}
 		until = max(until, at)
 	}
-	var evidence []decide.Evidence
+	evidence := make([]decide.Evidence, 0, len(signals))
 	for _, s := range signals {
 		m, ok := below[s.Accused]
 		if !ok || heard != nil && !heard(*s) { // one too many, or not heard

@@ -204,6 +204,7 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 		if n, ok := src.Format.(format.Namer); ok {
 			facts = append(facts, inventory.SameNames(it.event, n.Same())...)
 		}
+		it.facts = make([]staunch.Fact, 0, len(facts))
 		for _, f := range facts {
 			f.V, f.Learned, f.Source, f.Event = staunch.Version, received, src.Name, it.event.ID
 			if f.Time == 0 {

@@ -142,7 +142,7 @@ func OpenSQLite(ctx context.Context, path string, opts Options) (_ *SQLite, err 
 	}
 	// Nobody else writes; the only thing the writer could wait for is a reader
 	// in the way of emptying the log, and then everybody would wait.
-	s.writeDB, err = openLite(path, append(common, "busy_timeout(0)", "cache_size(-64000)", "journal_mode(WAL)", synchronous, "secure_delete(1)",
+	s.writeDB, err = openLite(path, append(common, "busy_timeout(0)", "cache_size(-32000)", "journal_mode(WAL)", synchronous, "secure_delete(1)",
 		"wal_autocheckpoint("+strconv.Itoa(copyAfter)+")"))
 	if err != nil {
 		return nil, err
