@@ -107,7 +107,7 @@ can be opened nor the record log be verified.`,
 // in percent of what was in use: a node uses a few dozen megabytes, most of them
 // rules, so that collecting at the usual 100 takes a tenth of its time, and what is
 // decided on meanwhile takes twice as long.
-const collectAt = 400
+const collectAt = 250
 
 func newServeCmd(g *globals) *cobra.Command {
 	var path string

@@ -578,9 +578,13 @@ func (e *Engine) join(ctx context.Context, c Case, id string) error {
 		return err
 	}
 	if live { // also where it has just been proven
-		// The longer it has taken, the less often it is asked for.
-		waited := staunch.TimeOf(e.opt.Clock.Now()).Sub(s.Intended) / 8
-		return &errWait{d: min(max(waited, e.opt.CallTimeout/200, time.Millisecond), time.Second), reason: "another case's step is not proven yet"}
+		// The longer it has taken, the less often it is asked for; also where a clock
+		// that was set does not tell how long.
+		pause := staunch.TimeOf(e.opt.Clock.Now()).Sub(s.Intended) / 8
+		if pause < 0 {
+			pause = time.Second
+		}
+		return &errWait{d: min(max(pause, e.opt.CallTimeout/200, time.Millisecond), time.Second), reason: "another case's step is not proven yet"}
 	}
 	return e.commit(ctx, c, func(_ store.Tx, con *staunch.Containment) error {
 		con.Replan = true
