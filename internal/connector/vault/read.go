@@ -175,9 +175,23 @@ func (c *Connector) entity(ctx context.Context, cl *client, id string) (body ent
 	return entityBody{Disabled: *d.Disabled}, d.Name, true, nil
 }
 
+// revoking is how long Vault takes to forget the accessor of a token that it has
+// revoked, most of the time.
+const revoking = 50 * time.Millisecond
+
 // accessor looks a token up; ok is false where there is none that works.
 func (cl *client) accessor(ctx context.Context, accessor string) (info tokenInfo, ok bool, err error) {
-	a, err := cl.do(ctx, call{method: http.MethodPost, path: "auth/token/lookup-accessor", body: map[string]string{"accessor": accessor}})
+	look := call{method: http.MethodPost, path: "auth/token/lookup-accessor", body: map[string]string{"accessor": accessor}}
+	a, err := cl.do(ctx, look)
+	if refused(err, http.StatusForbidden, "permission denied") && !gone(err) {
+		// So Vault answers for a moment, too, while another is revoking the token: its
+		// accessor is found, and then the token is not.
+		select {
+		case <-ctx.Done():
+		case <-time.After(revoking):
+			a, err = cl.do(ctx, look)
+		}
+	}
 	if gone(err) {
 		return tokenInfo{}, false, nil
 	}
