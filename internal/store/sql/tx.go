@@ -265,7 +265,7 @@ type union struct {
 	name string
 	// head + arms joined by UNION + tail; @1, @2 … in arm are the arm's own
 	// parameters, $1 … $shared those that all have.
-	// {@1} stands for a ref whose key that is; see texts.refs.
+	// {@1} stands for a ref whose key that is; see texts.named.
 	head, arm, tail string
 	shared, own     int
 }
@@ -301,7 +301,7 @@ func (c *texts) of(u *union, arms int) string {
 		b.WriteString("SELECT * FROM (" + arm + ") AS a" + strconv.Itoa(i))
 	}
 	b.WriteString(u.tail)
-	return c.keep(u.name, arms, c.refs(b.String()))
+	return c.keep(u.name, arms, c.named(b.String()))
 }
 
 // rows is the text of an insertion of n rows.
@@ -326,9 +326,19 @@ func (c *texts) rows(head string, n, width int) string {
 	return c.keep(head, n, b.String())
 }
 
-// refs puts a parameter in braces, which has a ref's key, in the form that the
-// indexes have: as it is, or as the ref's number.
+// refs is the text of a statement with named refs.
 func (c *texts) refs(text string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t, ok := c.m[text][0]; ok {
+		return t
+	}
+	return c.keep(text, 0, c.named(text))
+}
+
+// named puts a parameter in braces, which has a ref's key, in the form that the
+// indexes have: as it is, or as the ref's number.
+func (c *texts) named(text string) string {
 	if c.numbered {
 		return numberOfKey.Replace(text)
 	}
