@@ -326,6 +326,7 @@ func TestRetryAfterRestsTheWholeChannel(t *testing.T) {
 func TestMinimumTier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, in := newOutbox(), &inbox{}
+		moved := []string{}
 		low := o.put(t, "ops", "low", staunch.TierRestrict)
 		o.put(t, "ops", "high", staunch.TierIsolate)
 		m := message()
@@ -335,13 +336,24 @@ func TestMinimumTier(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.rows[n.ID] = n
+		// What is about a rule is of no tier, whichever way the rule goes.
+		for _, kind := range []staunch.TrustKind{staunch.TrustPromoted, staunch.TrustDemoted} {
+			for _, n := range (Teller{Channels: []string{"ops"}}).RuleMoved(staunch.TrustEvent{ID: string(kind), Kind: kind}) {
+				if m, err = messageOf(n); err != nil {
+					t.Fatal(err)
+				}
+				o.rows[n.ID] = n
+				moved = append(moved, m.ID)
+			}
+		}
 		_, stop := run(t, o, Options{}, Bound{Name: "ops", MinTier: staunch.TierIsolate, Channel: takes(in)})
 		defer stop()
 		time.Sleep(time.Minute)
-		got := in.got()
+		got, want := in.got(), append(moved, "high", "urgent")
 		slices.Sort(got)
-		if !slices.Equal(got, []string{"high", "urgent"}) {
-			t.Fatalf("sent %v", got)
+		slices.Sort(want)
+		if len(moved) != 2 || !slices.Equal(got, want) {
+			t.Fatalf("sent %v, want %v", got, want)
 		}
 		if n := o.get(low); n.Done == 0 || !strings.Contains(n.Error, "below the channel's minimum") || n.Attempts != 0 {
 			t.Fatalf("row %+v", n)

@@ -45,12 +45,13 @@ const (
 	KindDrillFailed Kind = "drill.failed"
 )
 
-// Urgent reports whether a person has to act whatever the tier, or the channel
-// was named for such messages: they pass every channel's minimum tier.
+// Urgent reports whether a person has to act whatever the tier, the channel was
+// named for such messages, or they are of no tier: they pass every channel's
+// minimum tier.
 func (k Kind) Urgent() bool {
 	switch k {
 	case KindApproval, KindTrouble, KindResidual, KindExpired, KindProtected, KindCapped, KindBreaker, KindTest,
-		KindCheckpoint, KindLogChanged, KindDemoted, KindDrillFailed:
+		KindCheckpoint, KindLogChanged, KindDemoted, KindPromoted, KindDrillFailed:
 		return true
 	}
 	return false
