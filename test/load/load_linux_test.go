@@ -104,6 +104,10 @@ func TestLoad(t *testing.T) {
 	n := newNode(t, bin, dir, "")
 	forms, matches := templates(t, *ruleN)
 	syscall.Sync() // the binary and the rules, or they are written out in between
+	var floor []time.Duration
+	if *full {
+		floor = diskAlone(t, dir)
+	}
 	n.start(t)
 
 	every := time.Duration(float64(*size) / float64(*rate) * float64(time.Second))
@@ -201,10 +205,43 @@ func TestLoad(t *testing.T) {
 		t.Logf("\tdue from %s: %s", from, quantiles(then))
 	}
 	t.Logf("of batches that the kill concerns: %s", quantiles(late))
-	t.Logf("killed at %s, ready again after %s", outage[0].Sub(began).Round(time.Millisecond), outage[1].Sub(outage[0]).Round(time.Millisecond))
+	if !*noKill {
+		t.Logf("killed at %s, ready again after %s", outage[0].Sub(began).Round(time.Millisecond), outage[1].Sub(outage[0]).Round(time.Millisecond))
+	}
+	if *full {
+		t.Logf("the disk alone, before and after, for what a batch writes: %s", quantiles(append(floor, diskAlone(t, dir)...)))
+	}
 	t.Logf("processors: staunch %.2f, generator %.2f; most memory %d MiB, after overload %d MiB", spent.Seconds()/took.Seconds(), f.CPU.Seconds()/took.Seconds(), peak, rssAfter)
 	t.Logf("overload: %d batches, %d refused with 429 and Retry-After", len(flood.Posted), refused)
 	t.Logf("acknowledged hits %d, each there once; %d signals, %d decisions, %d facts, %d MiB on disk", j.hits, j.signals, j.decisions, j.facts, j.disk>>20)
+}
+
+// diskAlone measures what no batch can be faster than, and how steady the disk is:
+// for 20 seconds it writes half a megabyte, as the log of a batch has, 40 times a
+// second, each time until the disk has it.
+func diskAlone(t *testing.T, dir string) []time.Duration {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "floor"))
+	must(t, err)
+	defer func() { must(t, errors.Join(f.Close(), os.Remove(f.Name()))) }()
+	batch := make([]byte, 512<<10)
+	const room = 64
+	for range room {
+		_, err := f.Write(batch)
+		must(t, err)
+	}
+	must(t, f.Sync())
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	var took []time.Duration
+	for i := range 800 {
+		<-tick.C
+		began := time.Now()
+		_, err := f.WriteAt(batch, int64(i%room*len(batch)))
+		must(t, errors.Join(err, syscall.Fdatasync(int(f.Fd()))))
+		took = append(took, time.Since(began))
+	}
+	return took
 }
 
 // catchUp is how long after a restart batches count as concerned by it.

@@ -131,8 +131,12 @@ func New(opt Options, b *Bundle) (*Pipeline, error) {
 		p.memory = correlate.NewMemory(0)
 	}
 	// Not a sync.Pool: which rules are for a log source is part of it, and takes
-	// longer to find than a batch does.
-	p.scratch = make(chan *Scratch, 2*runtime.GOMAXPROCS(0))
+	// longer to find than a batch does. One for each processor, as there is nothing
+	// in examining that waits.
+	p.scratch = make(chan *Scratch, runtime.GOMAXPROCS(0))
+	for range cap(p.scratch) {
+		p.scratch <- nil
+	}
 	p.bundle.Store(b)
 	p.rails.Store(opt.Guardrails)
 	return p, nil
@@ -150,21 +154,15 @@ func (p *Pipeline) Bundle() *Bundle { return p.bundle.Load() }
 // Stats returns the counters.
 func (p *Pipeline) Stats() *Stats { return &p.stats }
 
+// getScratch waits for a processor's scratch memory, which putScratch gives back.
 func (p *Pipeline) getScratch() *Scratch {
-	select {
-	case sc := <-p.scratch:
+	if sc := <-p.scratch; sc != nil {
 		return sc
-	default:
-		return new(Scratch)
 	}
+	return new(Scratch)
 }
 
-func (p *Pipeline) putScratch(sc *Scratch) {
-	select {
-	case p.scratch <- sc:
-	default:
-	}
-}
+func (p *Pipeline) putScratch(sc *Scratch) { p.scratch <- sc }
 
 // Rejection is a record that could not be taken.
 type Rejection struct {
@@ -221,53 +219,42 @@ func (p *Pipeline) Ingest(ctx context.Context, src *Source, body io.Reader, enco
 	if err != nil {
 		return rep, err
 	}
-	rd, err := ingest.NewReader(plain, src.Format, p.opt.Limits.Doc)
+	next, err := ingest.Cut(plain, src.Format, p.opt.Limits.Doc)
 	if err != nil {
 		return rep, err
 	}
 	b := p.Bundle()
-	sc := p.getScratch()
-	defer p.putScratch(sc)
 	var items []*item
-	for {
-		rec, err := rd.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			// What came before the break is good and stays.
-			if cerr := p.commit(ctx, b, items, &rep); cerr != nil {
-				err = cerr
-			}
-			return rep, err
-		}
-		if rec.Err != nil {
+	var failed error
+	keep := func() error {
+		failed = p.commit(ctx, b, items, &rep)
+		items = items[:0]
+		return failed
+	}
+	err = p.examineAll(b, src, next, func(number int, s seen) error {
+		if s.err != nil {
 			p.stats.Rejected.Add(1)
-			rep.reject(rec.Number, rec.Err)
-			continue
-		}
-		it, err := p.examine(b, src, rec.Number, rec.Doc, staunch.TimeOf(p.opt.Clock.Now()), sc)
-		if err != nil {
-			p.stats.Rejected.Add(1)
-			rep.reject(rec.Number, err)
-			continue
+			rep.reject(number, s.err)
+			return nil
 		}
 		rep.Accepted++
 		p.stats.Records.Add(1)
-		if it == nil {
-			continue
+		if s.item == nil {
+			return nil
 		}
-		if len(it.signals)+len(it.contribs) > 0 {
+		s.item.number = number
+		if len(s.item.signals)+len(s.item.contribs) > 0 {
 			rep.Matched++
 		}
-		if items = append(items, it); len(items) >= maxBatch {
-			if err := p.commit(ctx, b, items, &rep); err != nil {
-				return rep, err
-			}
-			items = items[:0]
+		if items = append(items, s.item); len(items) >= maxBatch {
+			return keep()
 		}
+		return nil
+	})
+	// What came before a break is good and stays.
+	if failed == nil && keep() != nil {
+		err = failed
 	}
-	err = p.commit(ctx, b, items, &rep)
 	return rep, err
 }
 
@@ -298,7 +285,9 @@ func (p *Pipeline) Lines(ctx context.Context, src *Source, lines []byte, first i
 		}
 		var it *item
 		if err = rec.Err; err == nil {
-			it, err = p.examine(b, src, first+rec.Number-1, rec.Doc, now, sc)
+			if it, err = p.examine(b, src, rec.Doc, now, sc); it != nil {
+				it.number = first + rec.Number - 1
+			}
 		}
 		if err != nil {
 			p.stats.Rejected.Add(1)

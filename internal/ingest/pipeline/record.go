@@ -101,11 +101,12 @@ type Scratch struct {
 	sigma   sigma.Scratch
 	mapped  sigma.MappedScratch
 	matched []int
+	reader  partReader
 }
 
 // examine takes one parsed record through keys, detect and mapping. It returns
-// nil where the record causes nothing.
-func (p *Pipeline) examine(b *Bundle, src *Source, number int, doc *jsondoc.Doc, received staunch.Time, sc *Scratch) (*item, error) {
+// nil where the record causes nothing. The item's number is the caller's to give.
+func (p *Pipeline) examine(b *Bundle, src *Source, doc *jsondoc.Doc, received staunch.Time, sc *Scratch) (*item, error) {
 	env := format.Env{Source: src.Name, Realm: src.Realm, Received: received}
 	ls := src.Format.Logsource(doc)
 	routed := sigma.Logsource{Product: ls.Product, Category: ls.Category, Service: ls.Service, All: ls.All}
@@ -134,7 +135,7 @@ func (p *Pipeline) examine(b *Bundle, src *Source, number int, doc *jsondoc.Doc,
 	if len(sc.matched) == 0 && !keys.Facts && !concerns && !findings {
 		return nil, nil
 	}
-	return p.keep(b, src, number, doc, keys, env, sc, concerns, mapped)
+	return p.keep(b, src, doc, keys, env, sc, concerns, mapped)
 }
 
 // matchMapped evaluates the rules that are written in OCSF's names. It returns
@@ -156,7 +157,7 @@ func matchMapped(b *Bundle, src *Source, doc *jsondoc.Doc, keys staunch.Keys, en
 
 // keep makes an item of a record that is to be committed, and maps it unless it
 // was mapped before.
-func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, keys staunch.Keys, env format.Env, sc *Scratch, concerns bool, mapped *format.Mapped) (*item, error) {
+func (p *Pipeline) keep(b *Bundle, src *Source, doc *jsondoc.Doc, keys staunch.Keys, env format.Env, sc *Scratch, concerns bool, mapped *format.Mapped) (*item, error) {
 	received := env.Received
 	secrets := src.Format.Secrets(doc, env)
 	if mapped == nil {
@@ -170,7 +171,7 @@ func (p *Pipeline) keep(b *Bundle, src *Source, number int, doc *jsondoc.Doc, ke
 	if err != nil {
 		return nil, err
 	}
-	it := &item{src: src, number: number, concerns: concerns}
+	it := &item{src: src, concerns: concerns}
 	digest := staunch.Digest(doc.Raw())
 	if len(secrets) > 0 && p.opt.Digest != nil {
 		// A plain digest of a record with a short secret in it could be tried out.
