@@ -20,4 +20,6 @@
 // were fixed before; that is why the ages are fixed first. Where the database is
 // over its size, events are deleted that are younger than that: then the cases are
 // read again every few seconds.
+//
+// A clock that leapt ahead makes nothing old before it has run on for a day.
 package retain

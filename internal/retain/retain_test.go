@@ -451,6 +451,82 @@ func TestOneSweeps(t *testing.T) {
 	})
 }
 
+// TestLeap: a clock that is suddenly years ahead deletes nothing for a day, in which
+// it can be set right, on a node that goes on and on one that is started again.
+func TestLeap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := memory.New(memory.Options{Clock: staunch.SystemClock{}, Chain: storetest.Chain{}})
+		c, p := shifted{new(atomic.Int64)}, policy()
+		st := db.Open("one")
+		put := func(id string) {
+			update(t, st, func(tx store.Tx) error {
+				return tx.PutParked(store.Parked{ID: id, Source: "x", Number: 1, Reason: "r", At: staunch.TimeOf(time.Now())})
+			})
+		}
+		there := func() (ids []string) {
+			view(t, st, func(r store.Reader) error {
+				rows, err := r.Parked(store.Page{Limit: 10})
+				for _, row := range rows {
+					ids = append(ids, row.ID)
+				}
+				return err
+			})
+			return ids
+		}
+		var s *retain.Sweeper
+		run := func() (stop func()) {
+			var err error
+			if s, err = retain.New(retain.Options{Store: st, Clock: c, Node: "one", Policy: func() retain.Policy { return p }}); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { defer close(done); s.Run(ctx) }()
+			return func() { cancel(); <-done }
+		}
+		check := func(what string, error bool, want ...string) {
+			t.Helper()
+			time.Sleep(3 * time.Minute)
+			synctest.Wait()
+			if got := there(); !slices.Equal(got, want) || (s.Status().Error != "") != error {
+				t.Errorf("%s: %v are there, want %v; error %q", what, got, want, s.Status().Error)
+			}
+		}
+		put("prk_1")
+		stop := run()
+		check("at first", false, "prk_1")
+		c.by.Store(int64(3000 * day))
+		check("years ahead", true, "prk_1")
+		time.Sleep(20 * time.Hour)
+		check("most of a day later", true, "prk_1")
+		c.by.Store(0)
+		check("set right", false, "prk_1")
+		c.by.Store(int64(300 * day))
+		check("ahead again", true, "prk_1")
+		stop()
+		time.Sleep(20 * time.Hour)
+		stop = run()
+		time.Sleep(20 * time.Hour)
+		c.by.Store(int64(3000 * day))
+		time.Sleep(10 * time.Hour)
+		check("started again, and further ahead", true, "prk_1")
+		time.Sleep(15 * time.Hour)
+		check("a day later", false)
+		// By its age alone, while the clock goes on as it should.
+		c.by.Store(0)
+		put("prk_2")
+		check("right again", false, "prk_2")
+		time.Sleep(4 * day)
+		check("days later", false)
+		stop()
+	})
+}
+
+// shifted is a clock that is off.
+type shifted struct{ by *atomic.Int64 }
+
+func (c shifted) Now() time.Time { return time.Now().Add(time.Duration(c.by.Load())) }
+
 func sorted[V any](m map[int]V) []int { return slices.Sorted(maps.Keys(m)) }
 
 // model is what a property test knows of what it put.

@@ -97,6 +97,9 @@ type Sweeper struct {
 	whole  time.Time // when a round began at the oldest rows last
 	leased time.Time
 	told   time.Time
+	// leap is set while the clock is not believed, saidLeapt is when the log said so.
+	leap      *leap
+	saidLeapt time.Time
 
 	mu     sync.Mutex
 	status Status
@@ -159,9 +162,16 @@ func (s *Sweeper) Run(ctx context.Context) {
 		s.status.Sweeps = mine
 		s.mu.Unlock()
 		if mine {
-			_, err = s.Round(ctx)
+			if err = s.trust(ctx); err == nil {
+				_, err = s.Round(ctx)
+			} else {
+				s.failed(err)
+			}
 		}
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && (!errors.Is(err, errLeapt) || time.Since(s.saidLeapt) >= tellAgain) {
+			if errors.Is(err, errLeapt) {
+				s.saidLeapt = time.Now()
+			}
 			s.opt.Log.Error("deleting what is older than it is kept for", "error", err)
 		}
 		if s.opt.Pause(ctx, roundEvery) != nil {
@@ -229,15 +239,20 @@ func (s *Sweeper) Round(ctx context.Context) (store.Sweep, error) {
 	if errors.Is(err, errTaken) {
 		err = nil
 	}
+	if err != nil {
+		s.failed(err)
+		return rep, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.status.Error = ""
-	if err != nil {
-		s.status.Error = err.Error()
-	} else {
-		s.status.Last = &rep
-	}
-	return rep, err
+	s.status.Error, s.status.Last = "", &rep
+	return rep, nil
+}
+
+func (s *Sweeper) failed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Error = err.Error()
 }
 
 func (s *Sweeper) round(ctx context.Context, w *walk) error {
