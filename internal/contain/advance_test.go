@@ -7,6 +7,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/connector"
+	"github.com/staunch-project/staunch/internal/store"
 )
 
 const testNow = staunch.Time(1_790_000_000_000_000)
@@ -311,6 +312,45 @@ func TestClockWatch(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if off := w.off(tt.wall, tt.steady, tt.database); off > mostJump != tt.jumped {
 				t.Errorf("off by %s", off)
+			}
+		})
+	}
+}
+
+// steps is a reader that has steps alone.
+type steps struct {
+	store.Reader
+	by map[string]staunch.Step
+}
+
+func (r steps) Step(id string) (staunch.Step, error) { return r.by[id], nil }
+
+// TestMaker says whom a case that shares a hold may wait for.
+func TestMaker(t *testing.T) {
+	for name, c := range map[string]struct {
+		hold  staunch.HoldState
+		steps []staunch.StepState // the earliest first
+		want  int                 // which of them makes it; -1 for none
+	}{
+		"under way":                      {staunch.HoldPending, []staunch.StepState{staunch.StepIntended}, 0},
+		"proven":                         {staunch.HoldProven, []staunch.StepState{staunch.StepProven}, 0},
+		"made anew":                      {staunch.HoldInForce, []staunch.StepState{staunch.StepProven, staunch.StepRead}, 1},
+		"made anew, which failed":        {staunch.HoldInForce, []staunch.StepState{staunch.StepProven, staunch.StepFailed}, -1},
+		"made anew, which did not touch": {staunch.HoldProven, []staunch.StepState{staunch.StepProven, staunch.StepFailed}, 0},
+		"left by who let go":             {staunch.HoldProven, []staunch.StepState{staunch.StepKept}, 0},
+		"let go":                         {staunch.HoldInForce, []staunch.StepState{staunch.StepKept}, -1},
+		"failed":                         {staunch.HoldFailed, []staunch.StepState{staunch.StepProven}, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := steps{by: map[string]staunch.Step{}}
+			h := hold("x", c.hold, "con")
+			for i, st := range c.steps {
+				s := step(fmt.Sprint(i), st)
+				h.Steps, r.by[s.ID] = append(h.Steps, s.ID), s
+			}
+			m, ok, err := maker(r, h)
+			if err != nil || ok != (c.want >= 0) || ok && m.ID != fmt.Sprint(c.want) {
+				t.Errorf("%q, %v, %v", m.ID, ok, err)
 			}
 		})
 	}

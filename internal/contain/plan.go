@@ -771,7 +771,9 @@ func (e *Engine) claimHold(tx store.Tx, s *staunch.Step, it DraftItem, read vers
 func making(st staunch.StepState) bool { return calling(st) || st == staunch.StepRead }
 
 // maker returns the step that makes the hold's effect, or has made it and was
-// proven; ok is false where nobody does, so that who wants it has to.
+// proven; ok is false where nobody does, so that who wants it has to. A step that
+// was proven is none where another made the effect anew and failed before it was
+// proven again: nobody looks at it any more.
 func maker(r store.Reader, h staunch.Hold) (m staunch.Step, ok bool, err error) {
 	if !h.Active() {
 		return m, false, nil
@@ -780,7 +782,8 @@ func maker(r store.Reader, h staunch.Hold) (m staunch.Step, ok bool, err error) 
 		if m, err = r.Step(h.Steps[i]); err != nil {
 			return m, false, err
 		}
-		if making(m.State) || m.State == staunch.StepProven || m.State == staunch.StepKept && h.State == staunch.HoldProven {
+		proven := m.State == staunch.StepProven || m.State == staunch.StepKept
+		if making(m.State) || proven && h.State == staunch.HoldProven {
 			return m, true, nil
 		}
 	}

@@ -50,10 +50,10 @@ func (s *Sweeper) trust(ctx context.Context) error {
 		return err
 	}
 	if known && now > noted.Add(mostLeap) {
-		if s.leap == nil || now > s.leap.to.Add(time.Since(s.leap.at)+mostLeap) {
-			s.leap = &leap{to: now, at: time.Now()}
+		if s.leap == nil || now > s.leap.to.Add(s.since(s.leap.at)+mostLeap) {
+			s.leap = &leap{to: now, at: s.opt.Steady()}
 		}
-		if left := believeAfter - time.Since(s.leap.at); left > 0 {
+		if left := believeAfter - s.since(s.leap.at); left > 0 {
 			return fmt.Errorf("%w: it shows %s, and the last round was at %s: deleting waits for %s more, in case the clock is wrong",
 				errLeapt, now, noted, left.Round(time.Minute))
 		}

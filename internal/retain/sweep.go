@@ -56,6 +56,8 @@ type Options struct {
 	Store store.Store
 	Clock staunch.Clock
 	Log   *slog.Logger
+	// Steady is a clock that nobody sets, for the pace; nil is the machine's.
+	Steady func() time.Time
 	// Node names this process in the lease.
 	Node string
 	// Policy is asked at the beginning of each round.
@@ -116,8 +118,14 @@ func New(opt Options) (*Sweeper, error) {
 	if opt.Pause == nil {
 		opt.Pause = pause
 	}
+	if opt.Steady == nil {
+		opt.Steady = time.Now
+	}
 	return &Sweeper{opt: opt, needed: newNeeded(), place: map[store.Kept]string{}, status: Status{Deleted: map[store.Kept]int64{}}}, nil
 }
+
+// since returns how long ago a time of Steady is.
+func (s *Sweeper) since(at time.Time) time.Duration { return s.opt.Steady().Sub(at) }
 
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
@@ -168,9 +176,9 @@ func (s *Sweeper) Run(ctx context.Context) {
 				s.failed(err)
 			}
 		}
-		if err != nil && ctx.Err() == nil && (!errors.Is(err, errLeapt) || time.Since(s.saidLeapt) >= tellAgain) {
+		if err != nil && ctx.Err() == nil && (!errors.Is(err, errLeapt) || s.since(s.saidLeapt) >= tellAgain) {
 			if errors.Is(err, errLeapt) {
-				s.saidLeapt = time.Now()
+				s.saidLeapt = s.opt.Steady()
 			}
 			s.opt.Log.Error("deleting what is older than it is kept for", "error", err)
 		}
@@ -191,7 +199,7 @@ func (s *Sweeper) Run(ctx context.Context) {
 
 // lease takes or renews the lease.
 func (s *Sweeper) lease(ctx context.Context) (mine bool, err error) {
-	at := time.Now()
+	at := s.opt.Steady()
 	err = s.opt.Store.Update(ctx, func(tx store.Tx) error {
 		var err error
 		// The pause between two rounds is longer than a lease should have to last.
@@ -206,7 +214,7 @@ func (s *Sweeper) lease(ctx context.Context) (mine bool, err error) {
 
 // renew renews the lease where that is due, of a round that has one.
 func (s *Sweeper) renew(ctx context.Context) error {
-	if s.leased.IsZero() || time.Since(s.leased) < leaseTime/3 {
+	if s.leased.IsZero() || s.since(s.leased) < leaseTime/3 {
 		return nil
 	}
 	mine, err := s.lease(ctx)
@@ -229,13 +237,13 @@ type walk struct {
 
 // Round deletes what is old now, and returns what it did, also beside an error.
 func (s *Sweeper) Round(ctx context.Context) (store.Sweep, error) {
-	began := time.Now()
+	began := s.opt.Steady()
 	rep := store.Sweep{At: staunch.TimeOf(s.opt.Clock.Now())}
 	policy := s.opt.Policy().Effective()
 	w := &walk{needed: s.needed, cursors: s.opt.Cursors, cut: cutoffs{now: rep.At, policy: policy}, report: &rep}
 	w.cut.events = before(rep.At, policy.Events)
 	err := s.round(ctx, w)
-	rep.Took = staunch.Duration(time.Since(began))
+	rep.Took = staunch.Duration(s.since(began))
 	if errors.Is(err, errTaken) {
 		err = nil
 	}
@@ -260,7 +268,7 @@ func (s *Sweeper) round(ctx context.Context, w *walk) error {
 	if err := s.needed.read(ctx, s.opt.Store); err != nil {
 		return err
 	}
-	if now := time.Now(); now.Sub(s.whole) >= wholeEvery {
+	if now := s.opt.Steady(); now.Sub(s.whole) >= wholeEvery {
 		clear(s.place)
 		s.whole = now
 	}
@@ -296,7 +304,7 @@ func (s *Sweeper) prune(ctx context.Context, w *walk) error {
 func (s *Sweeper) kind(ctx context.Context, w *walk, kind store.Kept) error {
 	swept := store.Swept{Kind: kind}
 	defer func() { w.report.Kinds = append(w.report.Kinds, swept) }()
-	place, reread := s.place[kind], time.Now()
+	place, reread := s.place[kind], s.opt.Steady()
 	for {
 		if err := s.renew(ctx); err != nil {
 			return err
@@ -307,11 +315,11 @@ func (s *Sweeper) kind(ctx context.Context, w *walk, kind store.Kept) error {
 			if crowded, err = s.crowded(ctx, w); err != nil {
 				return err
 			}
-			if crowded && time.Since(reread) >= needAgain {
+			if crowded && s.since(reread) >= needAgain {
 				if err := s.needed.read(ctx, s.opt.Store); err != nil {
 					return err
 				}
-				reread = time.Now()
+				reread = s.opt.Steady()
 			}
 		}
 		step, err := w.step(ctx, s.opt.Store, kind, place, &swept)
@@ -427,13 +435,13 @@ func (s *Sweeper) delete(ctx context.Context, kind store.Kept, rows []store.OldR
 // batch runs a transaction and then rests, so that others get theirs. over reports
 // that its time is up.
 func (s *Sweeper) batch(ctx context.Context, hurry bool, fn func(tx store.Tx, over func() bool) error) error {
-	asked := time.Now()
+	asked := s.opt.Steady()
 	var began time.Time
 	var worked time.Duration
 	err := s.opt.Store.Update(ctx, func(tx store.Tx) error {
-		began = time.Now()
-		err := fn(tx, func() bool { return time.Since(began) >= mostTime })
-		worked = time.Since(began)
+		began = s.opt.Steady()
+		err := fn(tx, func() bool { return s.since(began) >= mostTime })
+		worked = s.since(began)
 		return err
 	})
 	if err != nil {
@@ -489,10 +497,10 @@ func (s *Sweeper) measure(ctx context.Context, w *walk) error {
 	}
 	most := w.cut.policy.MaxSize
 	w.report.Size, w.report.OverSize = size, most > 0 && size.Used > most
-	if !w.report.BySize && !w.report.OverSize || time.Since(s.told) < tellAgain {
+	if !w.report.BySize && !w.report.OverSize || s.since(s.told) < tellAgain {
 		return nil
 	}
-	s.told = time.Now()
+	s.told = s.opt.Steady()
 	said := "events were deleted before their age, since the database was larger than retention.max_size"
 	if w.report.OverSize {
 		said = "the database is larger than retention.max_size, and all events that may go are gone"
@@ -504,7 +512,7 @@ func (s *Sweeper) measure(ctx context.Context, w *walk) error {
 // Preview says what a round would delete now, and changes nothing. What one leaves
 // since something else is to go first is not counted.
 func (s *Sweeper) Preview(ctx context.Context) (store.Sweep, error) {
-	began := time.Now()
+	began := s.opt.Steady()
 	rep := store.Sweep{At: staunch.TimeOf(s.opt.Clock.Now()), Kinds: []store.Swept{}}
 	w := &walk{needed: newNeeded(), cursors: s.opt.Cursors, cut: cutoffs{now: rep.At, policy: s.opt.Policy().Effective()}, report: &rep}
 	w.cut.events = before(rep.At, w.cut.policy.Events)
@@ -524,7 +532,7 @@ func (s *Sweeper) Preview(ctx context.Context) (store.Sweep, error) {
 			if swept.Deleted += len(part.gone); part.end {
 				break
 			}
-			if place = part.next; time.Since(began) > previewTime {
+			if place = part.next; s.since(began) > previewTime {
 				rep.Truncated = true
 				break
 			}
@@ -534,6 +542,6 @@ func (s *Sweeper) Preview(ctx context.Context) (store.Sweep, error) {
 	var err error
 	rep.Size, err = s.size(ctx)
 	rep.OverSize = w.cut.policy.MaxSize > 0 && rep.Size.Used > w.cut.policy.MaxSize
-	rep.Took = staunch.Duration(time.Since(began))
+	rep.Took = staunch.Duration(s.since(began))
 	return rep, err
 }

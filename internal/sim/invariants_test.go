@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -71,7 +72,7 @@ func (w *world) invariants(released bool) {
 	w.tell("what holds, released %v", released)
 	w.must(w.view(func(r store.Reader) error {
 		of := w.shared()
-		of.Ledger(r, w.platform.Ledger(), ":"+vip, ":"+connectortest.FakeOwn+"#")
+		of.Ledger(remembering{r, w.gone}, w.platform.Ledger(), ":"+vip, ":"+connectortest.FakeOwn+"#")
 		if err := w.acknowledged(r); err != nil {
 			return err
 		}
@@ -126,7 +127,7 @@ func (w *world) invariants(released bool) {
 // leftAsIs are the accounts that could not be put back as they were, such as in an
 // outage that outlasted two releases: people were told, and the case says so.
 func (w *world) leftAsIs() map[string]bool {
-	out := map[string]bool{}
+	out := maps.Clone(w.left)
 	w.must(w.view(func(r store.Reader) error {
 		for _, id := range w.cases() {
 			c, err := contain.ReadCase(r, id)

@@ -13,7 +13,9 @@ import (
 	"github.com/staunch-project/staunch/internal/contain"
 	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/record"
+	"github.com/staunch-project/staunch/internal/retain"
 	"github.com/staunch-project/staunch/internal/store"
+	"github.com/staunch-project/staunch/internal/store/memory"
 )
 
 // deeds are what a story is drawn from; one that stands here twice happens twice
@@ -21,7 +23,7 @@ import (
 var deeds = []string{
 	"post", "post", "post", "post", "post", "post", "again", "again", "manual", "manual", "release", "release", "release",
 	"clear", "advance", "extend", "approve", "approve", "bad", "bad", "faults", "calm", "down", "up", "third", "die", "start", "start",
-	"pause", "resume", "resume", "jump", "sleep", "sleep", "sleep", "reset", "checkpoint",
+	"pause", "resume", "resume", "jump", "sleep", "sleep", "sleep", "reset", "checkpoint", "sweep",
 }
 
 var operations = []string{"idle", "login", "login", "issue", "low", "low", "medium", "medium", "other", "high", "critical"}
@@ -178,10 +180,73 @@ func (w *world) deed(what string) {
 		})
 	case "checkpoint":
 		w.checkpoint()
+	case "sweep":
+		w.sweep()
 	case "bad":
 		w.bad()
 	}
 	w.loop(w.up(), w.steady.Add([]time.Duration{0, time.Millisecond, 100 * time.Millisecond, time.Second, 10 * time.Second, time.Minute, 20 * time.Minute}[w.rng.IntN(7)]))
+}
+
+// sweep has a node whose clock is right delete all that nothing needs, released
+// cases among it.
+func (w *world) sweep() {
+	n := w.someNode(func(n *node) bool { return n.up && n.offset == 0 })
+	if n == nil {
+		return
+	}
+	// A crash may leave a case without some of its steps.
+	w.left = w.leftAsIs()
+	open := map[string]bool{}
+	for _, id := range w.cases() {
+		w.must(w.view(func(r store.Reader) error {
+			c, err := contain.ReadCase(r, id)
+			open[id] = c.Containment.Phase.Open()
+			for _, s := range c.Steps {
+				w.gone[s.ID] = s
+			}
+			return err
+		}))
+	}
+	n.run(func() {
+		s, err := retain.New(retain.Options{
+			Store: n.store, Clock: n, Steady: trueClock{w}.Now, Node: n.name,
+			Policy: func() retain.Policy { return retain.Policy{Horizon: horizon} },
+			Pause:  func(context.Context, time.Duration) error { return nil },
+		})
+		if err == nil {
+			_, err = s.Round(context.Background())
+		}
+		w.tell("%s sweeps: %v", n.name, err)
+		if err != nil && !errors.Is(err, memory.ErrDisk) && !errors.Is(err, staunch.ErrCommitUnknown) {
+			w.wrong("%s sweeps: %v", n.name, err)
+		}
+	})
+	for _, id := range w.cases() {
+		delete(open, id)
+	}
+	for _, id := range sorted(open) {
+		w.tell("%s is deleted", id)
+		if open[id] {
+			w.wrong("%s was open and is deleted", id)
+		}
+	}
+}
+
+// horizon is longer than any story, and than clocks are off.
+const horizon = 500 * 24 * time.Hour
+
+// remembering also has the steps of cases that were deleted.
+type remembering struct {
+	store.Reader
+	gone map[string]staunch.Step
+}
+
+func (r remembering) Step(id string) (staunch.Step, error) {
+	if s, ok := r.gone[id]; ok {
+		return s, nil
+	}
+	return r.Reader.Step(id)
 }
 
 // stir draws other faults.

@@ -64,6 +64,10 @@ type world struct {
 	logins   int
 	third    map[string]int // changes by third parties, by account
 	past     *record.Checkpoint
+	// What is known of cases that may be deleted: their steps, and the accounts that
+	// they could not put back.
+	gone     map[string]staunch.Step
+	left     map[string]bool
 	problems []string
 	told     func(string)
 }
@@ -178,6 +182,7 @@ func newWorld(f *fixed, seed uint64, encoded bool, told func(string)) *world {
 	w := &world{
 		fixed: f, seed: seed, encoded: encoded, rng: rand.New(rand.NewPCG(seed, 17)), steady: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
 		before: map[staunch.Target]stale{}, minted: map[staunch.Ref]bool{}, third: map[string]int{}, told: told,
+		gone: map[string]staunch.Step{}, left: map[string]bool{},
 	}
 	w.begun = w.steady
 	w.crowd = []int{10, 10, 25, 80}[w.rng.IntN(4)]
