@@ -29,7 +29,8 @@
 //     else. With cased, case counts. A value that is * alone holds for every
 //     value that is there and not null.
 //   - A number in a rule equals a number in the record by value, and a string by
-//     its decimal text: 5 matches 5, 5.0 and "5". A string in a rule equals a
+//     its decimal text or as it is written: 5 matches 5, 5.0 and "5", 1.10
+//     matches "1.10". Whole numbers above 64 bits equal their digits alone. A string in a rule equals a
 //     number by its literal or its shortest decimal text, and a bool by true or
 //     false in any case. A bool in a rule does the same.
 //   - null holds when the field is absent or null (or an array with a null in
@@ -56,7 +57,7 @@
 //   - re is searched unanchored with Go's RE2 syntax, case-sensitively, with i, m
 //     and s as flags; what RE2 lacks (look-around, back-references) is refused.
 //   - expand replaces %name% by the values given in [Options].Placeholders, which
-//     may hold wildcards; a placeholder without values is refused, or where
+//     may hold wildcards, in re too; a placeholder without values is refused, or where
 //     the rule says optional: true leaves it out, with a note.
 //   - Values without a field (keywords) are searched in every key and every
 //     scalar of the record, each on its own, as contains does.

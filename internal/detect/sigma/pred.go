@@ -417,6 +417,10 @@ func (p *pred) evalRef(sc *Scratch, field, ref int32) bool {
 	sc.values(field)
 	others := sc.values(ref)
 	vals := sc.values(field)
+	if p.match == predEq && len(vals)*len(others) > maxRefPairs {
+		return p.shareText(sc, vals, others)
+	}
+	pairs := 0
 	for i := range vals {
 		if vals[i].kind == jsondoc.Null {
 			continue
@@ -424,6 +428,9 @@ func (p *pred) evalRef(sc *Scratch, field, ref int32) bool {
 		for k := range others {
 			if others[k].kind == jsondoc.Null {
 				continue
+			}
+			if pairs++; pairs > maxRefPairs {
+				return false
 			}
 			a, b := vals[i].text, others[k].text
 			if !p.cased {
@@ -448,6 +455,47 @@ func (p *pred) evalRef(sc *Scratch, field, ref int32) bool {
 			if ok {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// maxRefPairs bounds the pairs of values that fieldref compares in one record, where
+// both fields hold lists: whoever writes the record chooses how long these are.
+// contains, startswith and endswith see no more of them; equality finds all.
+const maxRefPairs = 1 << 18
+
+// shareText is fieldref's equality for long lists.
+func (p *pred) shareText(sc *Scratch, vals, others []value) bool {
+	text := func(v *value) string {
+		if p.cased {
+			return string(v.text)
+		}
+		return string(sc.foldedText(v))
+	}
+	type key struct {
+		number bool
+		text   string
+	}
+	have := make(map[key]struct{}, len(others))
+	each := func(v *value, take func(key) bool) bool {
+		if v.kind == jsondoc.Null {
+			return false
+		}
+		if take(key{text: text(v)}) {
+			return true
+		}
+		if n, ok := v.number(); ok && v.kind == jsondoc.Number {
+			return take(key{number: true, text: string(n.text(nil))})
+		}
+		return false
+	}
+	for k := range others {
+		each(&others[k], func(k key) bool { have[k] = struct{}{}; return false })
+	}
+	for i := range vals {
+		if each(&vals[i], func(k key) bool { _, ok := have[k]; return ok }) {
+			return true
 		}
 	}
 	return false
@@ -547,7 +595,7 @@ func (v *value) number() (number, bool) {
 // timeLayouts are tried in order; Go reads fractions of seconds with each.
 var timeLayouts = [...]string{
 	time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02 15:04:05Z07:00",
-	"2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 MST", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02",
+	"2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 MST", "2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02",
 }
 
 func (v *value) time() (time.Time, bool) {
