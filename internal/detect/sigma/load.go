@@ -227,13 +227,21 @@ func uniqueIDs(rules []*Rule) ([]*Rule, []*RuleError) {
 	for _, r := range rules {
 		if o, dup := first[r.ID]; dup {
 			errs = append(errs, &RuleError{Path: r.Path, Line: r.Line, Rule: r.ID,
-				Reason: fmt.Sprintf("its id is taken by the rule at %s:%d", o.Path, o.Line)})
+				Reason: fmt.Sprintf("its id is taken by the rule at %s:%d", o.Path, o.Line) + withoutID(r)})
 			continue
 		}
 		first[r.ID] = r
 		kept = append(kept, r)
 	}
 	return kept, errs
+}
+
+// withoutID says why the id of a rule that has none can be taken.
+func withoutID(r *Rule) string {
+	if r.HasID {
+		return ""
+	}
+	return "; without an id it is called by its path and title"
 }
 
 // uniqueNames drops rules whose name an earlier one has: other documents refer
@@ -452,7 +460,7 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-var ruleKeys = []string{"title", "id", "name", "related", "taxonomy", "status", "description", "license", "author", "references", "date", "modified",
+var ruleKeys = []string{"title", "id", "name", "related", "taxonomy", "status", "description", "license", "author", "references", "reference", "date", "modified",
 	"logsource", "detection", "fields", "falsepositives", "level", "tags", "scope", "accuse", "confidence", "mode", "optional", "correlation", "generate", "filter"}
 
 var logsourceKeys = []string{"product", "category", "service", "definition"}
@@ -654,8 +662,8 @@ func (p *ruleParser) document(doc *yaml.Node) {
 			r.License = p.text(m)
 		case "author":
 			r.Author = strings.Join(p.texts(m), ", ")
-		case "references":
-			r.References = p.texts(m)
+		case "references", "reference": // the specification's text has one, its schema the other
+			r.References = append(r.References, p.texts(m)...)
 		case "date":
 			r.Date = p.text(m)
 		case "modified":
@@ -964,6 +972,14 @@ func (p *ruleParser) detection(m member) {
 		return
 	}
 	p.rule.cond = join(opOr, conds)
+	used := make([]bool, len(p.rule.names))
+	p.rule.cond.refs(used)
+	for i, name := range p.rule.names {
+		// One with an underscore may be there for its YAML anchor.
+		if !used[i] && !strings.HasPrefix(name, "_") {
+			p.note(p.rule.selections[i].line, "no condition uses the selection %s", name)
+		}
+	}
 	if n := terms(p.rule.cond, p.rule.sizes()); n > maxTerms {
 		p.errorf(condition.line, "the condition repeats its selections to %d items, more than %d", n, maxTerms)
 	}

@@ -588,6 +588,9 @@ simulation: []
 	}
 
 	base := "title: T\nlogsource: {product: p}\ndetection: {s: {a: 1}, condition: s}\n"
+	if r := parseOne(t, base+"reference: x\nreferences: [y]\n", Options{}); fmt.Sprint(r.References) != "[x y]" {
+		t.Errorf("references %v", r.References)
+	}
 	for extra, conf := range map[string]float64{"": 0.25, "level: informational\n": 0.10, "level: low\n": 0.25, "level: medium\n": 0.5, "level: high\n": 0.75, "level: critical\n": 0.9, "level: low\nconfidence: 0.99\n": 0.99, "confidence: 0\n": 0, "confidence: 1\n": 1} {
 		if r := parseOne(t, base+extra, Options{}); r.Confidence != conf {
 			t.Errorf("%q: confidence %v, want %v", extra, r.Confidence, conf)
