@@ -426,11 +426,11 @@ func (p *pred) evalRef(sc *Scratch, field, ref int32) bool {
 			continue
 		}
 		for k := range others {
-			if others[k].kind == jsondoc.Null {
-				continue
-			}
 			if pairs++; pairs > maxRefPairs {
 				return false
+			}
+			if others[k].kind == jsondoc.Null {
+				continue
 			}
 			a, b := vals[i].text, others[k].text
 			if !p.cased {

@@ -496,6 +496,7 @@ func TestLongLists(t *testing.T) {
 		{"f|fieldref: g", list("x", "1000"), list("y", `"1000"`), true},
 		{"f|fieldref|contains: g", list("x"), list("y"), false},
 		{"f|fieldref|contains: g", list("x"), `["X7"]`, true},
+		{"f|fieldref|endswith: g", list("x"), "[" + strings.Repeat("null,", 500_000) + "null]", false},
 	} {
 		s := compile(t, parseOne(t, ruleText("s: {"+tc.item+"}\ncondition: s"), Options{}))
 		doc := parseDoc(t, `{"f":`+tc.a+`,"g":`+tc.b+`}`)
