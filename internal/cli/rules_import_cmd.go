@@ -27,8 +27,10 @@ type importReport struct {
 	Same     int           `json:"unchanged"`
 	Licences []licence     `json:"licences"`
 	Problems []ruleProblem `json:"problems"`
-	Loaded   int           `json:"loaded"`
-	Refused  int           `json:"refused"`
+	// Notes have what was copied with a reservation, or passed over.
+	Notes   []ruleProblem `json:"notes"`
+	Loaded  int           `json:"loaded"`
+	Refused int           `json:"refused"`
 }
 
 // licence is a licence with the authors of the rules that are under it.
@@ -119,7 +121,7 @@ func planImport(opts sigma.Options, path, into string, replace bool) (importRepo
 	opts.Correlation = reader(&correlations)
 	loaded := sigma.LoadPaths(opts, path)
 	rules := slices.Concat(loaded.Rules, correlations)
-	rep.Problems, rep.Refused = problemsOf(loaded.Errors), loaded.Refused
+	rep.Problems, rep.Notes, rep.Refused = problemsOf(loaded.Errors), problemsOf(loaded.Notes), loaded.Refused
 	out := map[string]bool{} // files that are left out
 	for _, e := range loaded.Errors {
 		out[e.Path] = true
@@ -305,6 +307,9 @@ func writeFiles(into string, files []copied) (err error) {
 func writeImport(w io.Writer, rep importReport, nothing bool) {
 	for _, p := range rep.Problems {
 		row(w, "refused", p.place(), orElse(p.Rule, "-"), p.Reason)
+	}
+	for _, p := range rep.Notes {
+		row(w, "note", p.place(), orElse(p.Rule, "-"), p.Reason)
 	}
 	for _, f := range rep.Files {
 		row(w, "copied", filepath.Join(rep.Into, f))

@@ -47,9 +47,9 @@
 //   - neq negates its item, so like a negated selection it also holds for an
 //     absent field; add exists where that is not wanted.
 //   - minute, hour, day, week (ISO 8601), month and year read RFC 3339 and
-//     similar timestamps in the offset they are written in, and numbers as Unix
-//     time in UTC (seconds, or milli-, micro- or nanoseconds by size); lt, lte,
-//     gt, gte may follow.
+//     similar timestamps in the offset they are written in, and numbers,
+//     or strings of 10, 13, 16 or 19 digits, as Unix time in UTC (seconds, or
+//     milli-, micro- or nanoseconds by size); lt, lte, gt, gte may follow.
 //   - windash lets each dash or slash before a word stand for any of - / – — ―.
 //     base64offset gives three alternatives; contains is usually wanted with it.
 //     utf16, utf16le (wide) and utf16be go before base64; without it they work

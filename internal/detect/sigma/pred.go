@@ -605,22 +605,13 @@ func (v *value) time() (time.Time, bool) {
 		if !ok || math.Abs(n.f) > 9e18 {
 			return time.Time{}, false
 		}
-		switch a := math.Abs(n.f); {
-		case a < 1e11 && !n.whole:
-			s, frac := math.Modf(n.f)
-			return time.Unix(int64(s), int64(frac*1e9)).UTC(), true
-		case a < 1e11:
-			return time.Unix(n.i, 0).UTC(), true
-		case a < 1e14:
-			return time.UnixMilli(int64(n.f)).UTC(), true
-		case a < 1e17:
-			return time.UnixMicro(int64(n.f)).UTC(), true
-		default:
-			return time.Unix(0, int64(n.f)).UTC(), true
-		}
+		return unixTime(n), true
 	case jsondoc.String:
 		if len(v.text) > 64 {
 			return time.Time{}, false
+		}
+		if n, ok := unixText(v.text); ok {
+			return unixTime(n), true
 		}
 		s := string(bytes.TrimSpace(v.text))
 		for _, l := range timeLayouts {
@@ -630,6 +621,39 @@ func (v *value) time() (time.Time, bool) {
 		}
 	}
 	return time.Time{}, false
+}
+
+// unixTime reads seconds, milli-, micro- or nanoseconds, told apart by size.
+func unixTime(n number) time.Time {
+	switch a := math.Abs(n.f); {
+	case a < 1e11 && !n.whole:
+		s, frac := math.Modf(n.f)
+		return time.Unix(int64(s), int64(frac*1e9)).UTC()
+	case a < 1e11:
+		return time.Unix(n.i, 0).UTC()
+	case a < 1e14:
+		return time.UnixMilli(int64(n.f)).UTC()
+	case a < 1e17:
+		return time.UnixMicro(int64(n.f)).UTC()
+	default:
+		return time.Unix(0, int64(n.f)).UTC()
+	}
+}
+
+// unixText reads a Unix time that is a string: digits alone, as many as one of this
+// century has. Other numbers of digits are dates without separators.
+func unixText(b []byte) (number, bool) {
+	switch len(b) {
+	case len("1700000000"), len("1700000000000"), len("1700000000000000"), len("1700000000000000000"):
+	default:
+		return number{}, false
+	}
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return number{}, false
+		}
+	}
+	return parseNumber(b)
 }
 
 func partOf(t time.Time, p timePart) number {
