@@ -37,7 +37,9 @@ log source; parts that it does not name are free.
 
 With --correlations the records are then taken in the order of their time, and for
 each signal that a correlation would make one more line
-{"correlation":ID,"records":[N...],...} follows. Without it correlations are
+{"correlation":ID,"records":[N...],...} follows, with --details of its "rule" too.
+How many records count for none, such as those without a time, is told on standard
+error. Without it correlations are
 checked and not evaluated. Rules that correlations refer to are printed for the
 records that they match either way.
 
@@ -78,7 +80,11 @@ Rules that are not supported are named on standard error with file and line.`,
 			}
 			set, corrs := loaded.set, loaded.correlations
 			if ls != nil {
-				if set, err = sigma.Compile(sigma.Within(loaded.Rules, *ls)); err != nil {
+				within := sigma.Within(loaded.Rules, *ls)
+				if len(within) == 0 {
+					g.errf("none of the %d rules is for --logsource %s\n", len(loaded.Rules), logsource)
+				}
+				if set, err = sigma.Compile(within); err != nil {
 					return fmt.Errorf("compiling the rules: %w", err)
 				}
 				// Correlations of rules that are left out have nothing to count.
@@ -93,6 +99,9 @@ Rules that are not supported are named on standard error with file and line.`,
 			}
 			defer func() { _ = in.Close() }() // read only
 			o := offline.MatchOptions{Set: set, Correlations: corrs, Format: f, All: ls != nil, Details: details, In: in, Out: cmd.OutOrStdout()}
+			o.Uncounted = func(n int, first error) {
+				g.errf("%d records that rules matched are left out of the correlations; %s\n", n, clean(first.Error()))
+			}
 			if g.output != formTable || !cmd.Flags().Changed("output") {
 				return offline.Match(o)
 			}
@@ -210,11 +219,14 @@ func parseLogsource(s string) (*sigma.Logsource, error) {
 		return nil, nil
 	}
 	ls := &sigma.Logsource{}
+	named := map[string]bool{}
 	for _, part := range strings.Split(s, ",") {
 		key, value, ok := strings.Cut(strings.TrimSpace(part), "=")
 		switch {
 		case !ok || value == "":
 			return nil, usagef("--logsource: %q is not product=, service= or category= and a value", part)
+		case named[key]:
+			return nil, usagef("--logsource: %s stands twice", key)
 		case key == "product":
 			ls.Product = value
 		case key == "service":
@@ -224,6 +236,7 @@ func parseLogsource(s string) (*sigma.Logsource, error) {
 		default:
 			return nil, usagef("--logsource: %q is not product, service or category", key)
 		}
+		named[key] = true
 	}
 	return ls, nil
 }

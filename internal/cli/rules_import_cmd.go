@@ -27,8 +27,10 @@ type importReport struct {
 	Same     int           `json:"unchanged"`
 	Licences []licence     `json:"licences"`
 	Problems []ruleProblem `json:"problems"`
-	Loaded   int           `json:"loaded"`
-	Refused  int           `json:"refused"`
+	// Notes have what was copied with a reservation, or passed over.
+	Notes   []ruleProblem `json:"notes"`
+	Loaded  int           `json:"loaded"`
+	Refused int           `json:"refused"`
 }
 
 // licence is a licence with the authors of the rules that are under it.
@@ -56,7 +58,8 @@ func newRulesImportCmd(g *globals) *cobra.Command {
 		Short: "Check rules and copy them, with authors and licences",
 		Long: `Check the Sigma rules of a file or folder and copy the files to DIR, byte for
 byte, in the same sub-folders: author, licence and references stay with the
-rules. Licence texts beside them (LICENSE*, COPYING*, NOTICE*) are copied too.
+rules. Licence texts beside them, or above them in PATH (LICENSE*, COPYING*,
+NOTICE*), are copied too.
 Which licences and authors these are is said; whether that permits your use is
 for you to see.
 
@@ -118,7 +121,7 @@ func planImport(opts sigma.Options, path, into string, replace bool) (importRepo
 	opts.Correlation = reader(&correlations)
 	loaded := sigma.LoadPaths(opts, path)
 	rules := slices.Concat(loaded.Rules, correlations)
-	rep.Problems, rep.Refused = problemsOf(loaded.Errors), loaded.Refused
+	rep.Problems, rep.Notes, rep.Refused = problemsOf(loaded.Errors), problemsOf(loaded.Notes), loaded.Refused
 	out := map[string]bool{} // files that are left out
 	for _, e := range loaded.Errors {
 		out[e.Path] = true
@@ -157,7 +160,7 @@ func planImport(opts sigma.Options, path, into string, replace bool) (importRepo
 			refuse(r.Path, r.Line, r.ID, fmt.Sprintf("its id is taken by the rule at %s:%d", o.Path, o.Line))
 		}
 	}
-	files := slices.Concat(loaded.Files, licenceFiles(base))
+	files := slices.Concat(loaded.Files, licenceFiles(base, loaded.Files))
 	var todo []copied
 	for _, file := range files {
 		if out[file] {
@@ -201,15 +204,38 @@ func planImport(opts sigma.Options, path, into string, replace bool) (importRepo
 	return rep, todo, nil
 }
 
-// licenceFiles finds the licence texts in a folder and below.
-func licenceFiles(dir string) []string {
+// licenceFiles finds the licence texts that stand beside rules, or above them in
+// base. Others are about something else.
+func licenceFiles(base string, rules []string) []string {
+	dirs := map[string]bool{}
+	for _, r := range rules {
+		for dir := filepath.Dir(r); !dirs[dir]; dir = filepath.Dir(dir) {
+			dirs[dir] = true
+			if dir == filepath.Clean(base) {
+				break
+			}
+		}
+	}
 	var out []string
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !d.Type().IsRegular() {
-			return nil // rules that cannot be read were refused
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+		out = append(out, licencesIn(dir)...)
+	}
+	return out
+}
+
+func licencesIn(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // rules that cannot be read were refused
+	}
+	var out []string
+	for _, d := range entries {
+		path := filepath.Join(dir, d.Name())
+		if !d.Type().IsRegular() {
+			continue
 		}
 		if info, err := d.Info(); err != nil || info.Size() > sigma.DefaultMaxFileBytes {
-			return nil // a text of that size is no licence
+			continue // a text of that size is no licence
 		}
 		for _, p := range []string{"LICENSE", "LICENCE", "COPYING", "NOTICE"} {
 			if strings.HasPrefix(strings.ToUpper(d.Name()), p) && filepath.Ext(path) != ".yml" && filepath.Ext(path) != ".yaml" {
@@ -217,8 +243,7 @@ func licenceFiles(dir string) []string {
 				break
 			}
 		}
-		return nil
-	})
+	}
 	return out
 }
 
@@ -282,6 +307,9 @@ func writeFiles(into string, files []copied) (err error) {
 func writeImport(w io.Writer, rep importReport, nothing bool) {
 	for _, p := range rep.Problems {
 		row(w, "refused", p.place(), orElse(p.Rule, "-"), p.Reason)
+	}
+	for _, p := range rep.Notes {
+		row(w, "note", p.place(), orElse(p.Rule, "-"), p.Reason)
 	}
 	for _, f := range rep.Files {
 		row(w, "copied", filepath.Join(rep.Into, f))

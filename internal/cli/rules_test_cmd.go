@@ -41,8 +41,9 @@ that correlations refer to have to be at PATH as well.
 
 What came of each sequence is told, and each failure with its file, event, what was
 wanted, what came, and the parts of the rule that decided; then the rule files
-without a test, and the correlations that hold in no hit. The exit code is 3 when a
-test or a rule fails, or when there is no test.`,
+without a test, and the correlations that hold in no hit. A test that stands beside
+no rule file of its name fails. The exit code is 3 when a test or a rule fails, or
+when there is no test.`,
 		Example: `  staunch rules test rules/
   staunch rules test rules/aws/access-key-created.yml -o json
   staunch rules test rules/gateway --mapping gateway.yaml`,

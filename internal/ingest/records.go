@@ -78,6 +78,13 @@ func (b *bounded) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// otherCompressions are known by their first bytes, so that they are called what
+// they are and not broken records.
+var otherCompressions = [...]struct {
+	name   string
+	begins []byte
+}{{"zstd", []byte("\x28\xb5\x2f\xfd")}, {"xz", []byte("\xfd7zXZ\x00")}}
+
 // Body returns a reader of the plain body. encoding is the Content-Encoding
 // header; gzip is also recognised by its first bytes. Reading past limit bytes
 // of plain text gives ErrTooLarge; broken compression an error that wraps
@@ -97,6 +104,14 @@ func Body(r io.Reader, encoding string, limit int64) (io.Reader, error) {
 		return nil, fmt.Errorf("reading the body: %w", err)
 	}
 	zipped := len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b
+	for _, other := range otherCompressions {
+		if !bytes.HasPrefix(other.begins, magic) || len(magic) == 0 {
+			continue
+		}
+		if begins, err := br.Peek(len(other.begins)); err == nil && bytes.Equal(begins, other.begins) {
+			return nil, &staunch.Problem{Place: "body", Reason: "is " + other.name + ", which is not supported", Hint: "send gzip or plain"}
+		}
+	}
 	if said && !zipped {
 		return nil, &staunch.Problem{Place: "body", Reason: "is not gzip, though Content-Encoding says so"}
 	}

@@ -16,15 +16,20 @@ import (
 // matchWindows evaluates correlations over the records of one input. nil
 // evaluates none.
 type matchWindows struct {
-	seq *sequence.Sequence
-	f   format.Format
+	seq     *sequence.Sequence
+	f       format.Format
+	details bool
+	// uncounted are the records that matched and count for no correlation, why
+	// says it of the first.
+	uncounted int
+	why       error
 }
 
-func newMatchWindows(set *correlate.Set, f format.Format) *matchWindows {
+func newMatchWindows(set *correlate.Set, f format.Format, details bool) *matchWindows {
 	if len(set.Rules()) == 0 {
 		return nil
 	}
-	return &matchWindows{sequence.New(set, format.Env{Source: "match", Realm: ReplayRealm}), f}
+	return &matchWindows{seq: sequence.New(set, format.Env{Source: "match", Realm: ReplayRealm}), f: f, details: details}
 }
 
 // take keeps what the record of this number contributes. A record that cannot be
@@ -37,8 +42,12 @@ func (m *matchWindows) take(number int, raw []byte, matched []int) error {
 	if err := doc.Parse(raw); err != nil {
 		return nil // it was parsed when it matched, under the same limits
 	}
-	if err := m.seq.Take(number, m.f, doc, matched); !errors.Is(err, sequence.ErrUncounted) {
+	err := m.seq.Take(number, m.f, doc, matched)
+	if !errors.Is(err, sequence.ErrUncounted) {
 		return err
+	}
+	if m.uncounted++; m.uncounted == 1 {
+		m.why = fmt.Errorf("record %d: %w", number, err)
 	}
 	return nil
 }
@@ -51,6 +60,8 @@ type correlationLine struct {
 	Accused     string       `json:"accused,omitempty"`
 	Time        staunch.Time `json:"time"`
 	Evidence    string       `json:"evidence"`
+	// Rule tells of the correlation, where details are wanted.
+	Rule *RuleInfo `json:"rule,omitempty"`
 }
 
 // write evaluates the contributions in the order of their time.
@@ -59,7 +70,12 @@ func (m *matchWindows) write(w *bufio.Writer) error {
 		if s.Hidden {
 			return nil
 		}
-		b, err := json.Marshal(correlationLine{Correlation: s.Rule.ID, Records: s.Records, Group: s.Group, Accused: s.Accused.String(), Time: s.Time, Evidence: s.Evidence})
+		var rule *RuleInfo
+		if m.details {
+			info := InfoOf(s.Rule.Rule)
+			rule = &info
+		}
+		b, err := json.Marshal(correlationLine{Rule: rule, Correlation: s.Rule.ID, Records: s.Records, Group: s.Group, Accused: s.Accused.String(), Time: s.Time, Evidence: s.Evidence})
 		if err != nil {
 			return err
 		}

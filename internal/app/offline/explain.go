@@ -56,10 +56,13 @@ type RuleWhy struct {
 
 // CorrelationWhy says how a correlation stands with the record.
 type CorrelationWhy struct {
-	Rule  string         `json:"rule"`
-	Title string         `json:"title"`
-	Type  correlate.Type `json:"type"`
-	Group []string       `json:"group,omitempty"`
+	Rule       string         `json:"rule"`
+	Title      string         `json:"title"`
+	Author     string         `json:"author,omitempty"`
+	License    string         `json:"license,omitempty"`
+	References []string       `json:"references,omitempty"`
+	Type       correlate.Type `json:"type"`
+	Group      []string       `json:"group,omitempty"`
 	// Have is how many contributions its window has.
 	Have int `json:"have"`
 	// Holds says that the condition is met; Waits, that it is judged only when no
@@ -143,7 +146,7 @@ func Explain(ctx context.Context, s *app.Setup, o ExplainOptions, emit func(Expl
 		x.Signals = append(x.Signals, b.signals...)
 		for _, j := range b.windows {
 			x.Correlations = append(x.Correlations, CorrelationWhy{
-				Rule: j.Rule.ID, Title: j.Rule.Title, Type: j.Rule.Type, Group: j.Group, Have: j.Have, Holds: j.Fired, Waits: j.Waits,
+				Rule: j.Rule.ID, Title: j.Rule.Title, Author: j.Rule.Author, License: j.Rule.License, References: j.Rule.References, Type: j.Rule.Type, Group: j.Group, Have: j.Have, Holds: j.Fired, Waits: j.Waits,
 			})
 		}
 		if len(x.Signals) == 0 && matchedAny(x.Rules) {
@@ -284,19 +287,22 @@ func (x Explained) Text(w *strings.Builder) {
 	if len(x.Rules) == 0 {
 		p("  no rule is for its log source")
 	}
+	credit := func(author, license string, references []string) {
+		if by := staunch.Credit(author, license); by != "" {
+			p("    %s", by)
+		}
+		for _, ref := range references {
+			p("    see %s", ref)
+		}
+	}
 	for _, r := range x.Rules {
 		mark := "did not match"
 		if r.Matched {
 			mark = "MATCHED"
 		}
 		p("  rule %s (%s) %s", r.Rule, r.Title, mark)
-		if by := staunch.Credit(r.Author, r.License); r.Matched && by != "" {
-			p("    %s", by)
-		}
-		for _, ref := range r.References {
-			if r.Matched {
-				p("    see %s", ref)
-			}
+		if r.Matched {
+			credit(r.Author, r.License, r.References)
 		}
 		for _, line := range r.Why {
 			p("    %s", line)
@@ -311,6 +317,9 @@ func (x Explained) Text(w *strings.Builder) {
 			state = "HOLDS"
 		}
 		p("  correlation %s (%s) %s: %d in the window of %s", c.Rule, c.Title, state, c.Have, strings.Join(c.Group, ", "))
+		if c.Holds {
+			credit(c.Author, c.License, c.References)
+		}
 	}
 	if x.NoSignal != "" {
 		p("  no signal: %s", x.NoSignal)

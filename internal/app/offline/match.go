@@ -81,6 +81,9 @@ type MatchOptions struct {
 	// Table, when given, is told of each match and each broken record in place of
 	// lines on Out, one at a time and in the order of the records.
 	Table func(record int, r *sigma.Rule, broken error)
+	// Uncounted, when given, is told at the end how many records matched and count
+	// for no correlation, where there are any, and of the first one why.
+	Uncounted func(n int, first error)
 }
 
 // RuleInfo is what is told of a rule wherever a match of it is shown.
@@ -110,7 +113,7 @@ func Match(o MatchOptions) error {
 	if err != nil {
 		return err
 	}
-	m := &matching{MatchOptions: o, windows: newMatchWindows(o.Correlations, o.Format)}
+	m := &matching{MatchOptions: o, windows: newMatchWindows(o.Correlations, o.Format, o.Details)}
 	for _, r := range o.Set.Rules() {
 		id, err := json.Marshal(r.ID)
 		if err != nil {
@@ -186,6 +189,9 @@ func Match(o MatchOptions) error {
 		}
 		if err := w.Flush(); err != nil {
 			return fmt.Errorf("writing: %w", err)
+		}
+		if m.windows.uncounted > 0 && o.Uncounted != nil {
+			o.Uncounted(m.windows.uncounted, m.windows.why)
 		}
 	}
 	if m.bad.Load() {

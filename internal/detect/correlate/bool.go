@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/staunch-project/staunch"
 )
 
 // boolExpr is a condition over which rules matched in the window.
@@ -24,11 +22,11 @@ func parseBool(s string) (*boolExpr, error) {
 	s = strings.NewReplacer("(", " ( ", ")", " ) ").Replace(s)
 	p := &boolParser{tokens: strings.Fields(s)}
 	if len(p.tokens) > maxBoolTokens {
-		return nil, fmt.Errorf("%w: more than %d words", staunch.ErrInvalid, maxBoolTokens)
+		return nil, fmt.Errorf("more than %d words", maxBoolTokens)
 	}
 	e, err := p.or(0)
 	if err == nil && len(p.tokens) > 0 {
-		err = fmt.Errorf("%w: %q is not expected", staunch.ErrInvalid, p.tokens[0])
+		err = fmt.Errorf("%q is not expected", p.tokens[0])
 	}
 	return e, err
 }
@@ -70,22 +68,22 @@ func (p *boolParser) joined(word string, next func() (*boolExpr, error)) (*boolE
 func (p *boolParser) not(depth int) (*boolExpr, error) {
 	switch {
 	case depth > maxDepth:
-		return nil, fmt.Errorf("%w: nested deeper than %d", staunch.ErrInvalid, maxDepth)
+		return nil, fmt.Errorf("nested deeper than %d", maxDepth)
 	case p.take("not"):
 		e, err := p.not(depth + 1)
 		return &boolExpr{op: "not", kids: []*boolExpr{e}}, err
 	case p.take("("):
 		e, err := p.or(depth + 1)
 		if err == nil && !p.take(")") {
-			err = fmt.Errorf("%w: a ) is missing", staunch.ErrInvalid)
+			err = fmt.Errorf("a ) is missing")
 		}
 		return e, err
 	case len(p.tokens) == 0:
-		return nil, fmt.Errorf("%w: it ends where a rule is expected", staunch.ErrInvalid)
+		return nil, fmt.Errorf("it ends where a rule is expected")
 	}
 	w := p.tokens[0]
 	if slices.Contains([]string{")", "and", "or"}, strings.ToLower(w)) {
-		return nil, fmt.Errorf("%w: %q where a rule is expected", staunch.ErrInvalid, w)
+		return nil, fmt.Errorf("%q where a rule is expected", w)
 	}
 	p.tokens = p.tokens[1:]
 	return &boolExpr{op: "rule", ref: w}, nil
@@ -95,7 +93,7 @@ func (p *boolParser) not(depth int) (*boolExpr, error) {
 func (e *boolExpr) bind(ops []operand) error {
 	if e.op == "rule" {
 		if e.rule = slices.IndexFunc(ops, func(o operand) bool { return o.Ref == e.ref }); e.rule < 0 {
-			return fmt.Errorf("%w: the condition names %q, which is not among the rules", staunch.ErrInvalid, e.ref)
+			return fmt.Errorf("the condition names %q, which is not among the rules", e.ref)
 		}
 	}
 	for _, k := range e.kids {

@@ -143,11 +143,12 @@ type Rule struct {
 	Speed      float64
 	Values     []string
 
-	operands []operand
-	conds    []comparison
-	cond     *boolExpr
-	need     int // contributions without which it cannot hold
-	settled  bool
+	operands  []operand
+	aliasLine int // where the aliases begin
+	conds     []comparison
+	cond      *boolExpr
+	need      int // contributions without which it cannot hold
+	settled   bool
 	// key is of what a window is made of: the same key, the same window.
 	key     string
 	feeds   []feed // correlations that refer to this one
@@ -362,6 +363,11 @@ func (p *parser) finish(lines map[string]int) {
 	}
 	switch r.Type {
 	case Temporal, TemporalOrdered:
+		for _, c := range r.conds {
+			if n := float64(len(r.operands)); (c.Op == "gte" || c.Op == "eq") && c.Value > n || c.Op == "gt" && c.Value >= n {
+				p.errorf(lines["condition"], "the condition wants %s %v rules, but the correlation names %d", c.Op, c.Value, len(r.operands))
+			}
+		}
 		if len(r.conds) == 0 && r.cond == nil {
 			r.conds = []comparison{{"gte", float64(len(r.operands))}}
 		}
@@ -538,6 +544,7 @@ func (p *parser) aliases(n *yaml.Node) {
 	if n = follow(n); n.Kind == 0 {
 		return
 	}
+	p.r.aliasLine = n.Line
 	var m map[string]map[string]string
 	if err := strictyaml.Decode(n, p.r.Path, &m); err != nil {
 		p.explain(err)

@@ -301,7 +301,7 @@ func (c *compiler) aliases(r *Rule) {
 	for _, alias := range slices.Sorted(maps.Keys(r.Aliases)) {
 		for _, ref := range slices.Sorted(maps.Keys(r.Aliases[alias])) {
 			if !c.aliasOf(r, ref, 0) {
-				c.refuse(r, r.Line, "the alias %s is for %q, which is not among the rules", alias, ref)
+				c.refuse(r, r.aliasLine, "the alias %s is for %q, which is not among the rules", alias, ref)
 			}
 		}
 	}

@@ -182,7 +182,42 @@ func Run(fsys fs.FS, o Options) (Report, error) {
 			return t.rep, err
 		}
 	}
+	if len(o.Roots) == 0 {
+		if err := t.strays(loaded.Files); err != nil {
+			return t.rep, err
+		}
+	}
 	return t.rep, nil
+}
+
+// strays fails tests that stand beside no rule file, and would never run.
+func (t *tester) strays(ruleFiles []string) error {
+	stems := map[string]bool{}
+	for _, f := range ruleFiles {
+		stems[beside(f, "")] = true
+	}
+	return fs.WalkDir(t.fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return nil // what cannot be read was refused with the rules
+		case d.IsDir() && name != "." && strings.HasPrefix(path.Base(name), "."):
+			return fs.SkipDir
+		case d.IsDir() || path.Ext(name) != ext || stems[strings.TrimSuffix(name, sequenceExt)] || stems[strings.TrimSuffix(name, ext)]:
+			return nil
+		}
+		data, err := read(t.fsys, name)
+		if err != nil {
+			return fmt.Errorf("reading a rule's test: %w", err)
+		}
+		// Other things are archives too.
+		for _, f := range txtar.Parse(data).Files {
+			if _, _, ok := kindOf(f.Name); ok {
+				t.fail(Failure{Place: t.place(name, 1), Got: "no rule file of this name stands beside it, so it is not run"})
+				break
+			}
+		}
+		return nil
+	})
 }
 
 type tester struct {

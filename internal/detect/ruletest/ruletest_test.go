@@ -135,6 +135,27 @@ func TestUntested(t *testing.T) {
 	}
 }
 
+// TestStrays: a test whose rule file is called otherwise would never run.
+func TestStrays(t *testing.T) {
+	rule := strings.NewReplacer("SERVICE", "guardduty", "ACCUSE", "session").Replace(ruleText)
+	test := archive("hit-a.json", hit, "miss-a.json", miss)
+	fsys := fstest.MapFS{
+		"aws/key.yaml": {Data: []byte(rule)}, "aws/key.txtar": {Data: []byte(test)}, "aws/keys.txtar": {Data: []byte(test)},
+		"aws/many.sequences.txtar": {Data: []byte(archive("hit-a.ndjson", hit))}, "aws/other.txtar": {Data: []byte(archive("notes", "x"))}, ".git/a.txtar": {Data: []byte(test)},
+	}
+	rep, err := ruletest.Run(fsys, ruletest.Options{Prefix: "rules"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "rules/aws/keys.txtar:1: no rule file of this name stands beside it"
+	if got := rep.String(); len(rep.Failures) != 2 || !strings.Contains(got, want) || !strings.Contains(got, "rules/aws/many.sequences.txtar:1: no rule file") {
+		t.Errorf("want %q and one more in\n%s", want, got)
+	}
+	if rep, err = ruletest.Run(fsys, ruletest.Options{Roots: []string{"aws/key.yaml"}}); err != nil || !rep.OK() {
+		t.Errorf("one file: %v %s", err, rep)
+	}
+}
+
 // TestNoFormat: without a format for the product there is nobody to accuse, and
 // the events are still matched.
 func TestNoFormat(t *testing.T) {

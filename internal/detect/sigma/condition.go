@@ -128,6 +128,16 @@ func (p *condParser) chain(depth int, word string, o op, next func(int) (*expr, 
 	return join(o, kids), nil
 }
 
+// refs marks the selections that the condition names.
+func (e *expr) refs(used []bool) {
+	if e.op == opRef {
+		used[e.ref] = true
+	}
+	for _, k := range e.kids {
+		k.refs(used)
+	}
+}
+
 // join makes an AND or OR of its children, and of one child itself.
 func join(o op, kids []*expr) *expr {
 	if len(kids) == 1 {

@@ -29,7 +29,8 @@
 //     else. With cased, case counts. A value that is * alone holds for every
 //     value that is there and not null.
 //   - A number in a rule equals a number in the record by value, and a string by
-//     its decimal text: 5 matches 5, 5.0 and "5". A string in a rule equals a
+//     its decimal text or as it is written: 5 matches 5, 5.0 and "5", 1.10
+//     matches "1.10". Whole numbers above 64 bits equal their digits alone. A string in a rule equals a
 //     number by its literal or its shortest decimal text, and a bool by true or
 //     false in any case. A bool in a rule does the same.
 //   - null holds when the field is absent or null (or an array with a null in
@@ -46,9 +47,9 @@
 //   - neq negates its item, so like a negated selection it also holds for an
 //     absent field; add exists where that is not wanted.
 //   - minute, hour, day, week (ISO 8601), month and year read RFC 3339 and
-//     similar timestamps in the offset they are written in, and numbers as Unix
-//     time in UTC (seconds, or milli-, micro- or nanoseconds by size); lt, lte,
-//     gt, gte may follow.
+//     similar timestamps in the offset they are written in, and numbers,
+//     or strings of 10, 13, 16 or 19 digits, as Unix time in UTC (seconds, or
+//     milli-, micro- or nanoseconds by size); lt, lte, gt, gte may follow.
 //   - windash lets each dash or slash before a word stand for any of - / – — ―.
 //     base64offset gives three alternatives; contains is usually wanted with it.
 //     utf16, utf16le (wide) and utf16be go before base64; without it they work
@@ -56,7 +57,7 @@
 //   - re is searched unanchored with Go's RE2 syntax, case-sensitively, with i, m
 //     and s as flags; what RE2 lacks (look-around, back-references) is refused.
 //   - expand replaces %name% by the values given in [Options].Placeholders, which
-//     may hold wildcards; a placeholder without values is refused, or where
+//     may hold wildcards, in re too; a placeholder without values is refused, or where
 //     the rule says optional: true leaves it out, with a note.
 //   - Values without a field (keywords) are searched in every key and every
 //     scalar of the record, each on its own, as contains does.

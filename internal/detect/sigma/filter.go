@@ -44,6 +44,8 @@ func (p *ruleParser) filterDocument(all []member, line int) {
 			logsource = &all[i]
 		case "filter":
 			filter = &all[i]
+		case "detection", "correlation", "generate":
+			p.errorf(m.line, "a filter has no %s; put it into a document of its own", m.key)
 		default:
 			p.unknown(m, " in a filter", filterKeys)
 		}

@@ -132,10 +132,12 @@ func TestFilterRefusals(t *testing.T) {
 		{filterText("{product: p}", "rules: [id-a]\nsel: {u: root}"), "filter has no condition", 4},
 		{filterText("{product: p}", "rules: [id-a]\ncondition: sel"), `names "sel"`, 6},
 		{filterText("{product: p}", "rules: [id-a]\nsel: {u|nosuch: root}\ncondition: sel"), "unknown modifier", 6},
+		{filterText("{product: p}", good) + "detection: {s: {a: 1}, condition: s}\n", "a filter has no detection", 8},
+		{"correlation: {type: event_count}\n" + filterText("{product: p}", good), "a filter has no correlation", 1},
 		{filterText("{product: p}", good) + "titel: x\n", "did you mean title?", 8},
 		{strings.Replace(filterText("{product: p}", good), "title: F", "title: F\ntaxonomy: ocsf", 1), "different taxonomies", 1},
 	} {
-		l := loadText(t, Options{}, ruleA, tc.text)
+		l := loadText(t, Options{Correlation: func(*Correlation) []*RuleError { return nil }}, ruleA, tc.text)
 		ok := false
 		for _, e := range l.Errors {
 			ok = ok || strings.Contains(e.Reason, tc.reason) && e.Line == tc.line && e.Path == "1.yml"
@@ -158,6 +160,14 @@ func TestNamesAreUnique(t *testing.T) {
 }
 
 // Keys of a rule's own are told, and change nothing.
+// TestUnusedSelections: what no condition uses is noted, for it may be a slip.
+func TestUnusedSelections(t *testing.T) {
+	l := loadText(t, Options{}, ruleText("s: {a: 1}\nt: {a: 2}\nu_1: {a: 3}\n_v: {a: 4}\ncondition:\n  - s\n  - not 1 of u_*"))
+	if got := fmt.Sprint(l.Notes); len(l.Notes) != 1 || !strings.Contains(got, "0.yml:5:") || !strings.Contains(got, "no condition uses the selection t") {
+		t.Errorf("the notes are %s", got)
+	}
+}
+
 func TestCustomKeys(t *testing.T) {
 	text := ruleA + "severity: high\nx-mine: 1\nplaybook: {a: [b]}\n"
 	l := loadText(t, Options{}, strings.Replace(text, "{product: p, service: s}", "{product: p, service: s, collector: beat}", 1))

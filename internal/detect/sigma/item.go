@@ -139,8 +139,6 @@ func parseModifiers(names []string, keyword bool) (modifiers, error) {
 		return m, fmt.Errorf("cased does not go with %s", has("exists", "re", "cidr", "lt", "lte", "gt", "gte", "minute", "hour", "day", "week", "month", "year"))
 	case m.exists && (m.all || m.expand):
 		return m, fmt.Errorf("exists goes with neq only")
-	case m.re && m.expand:
-		return m, fmt.Errorf("expand is not supported with re")
 	case m.expand && (m.compare || m.timed):
 		return m, fmt.Errorf("expand does not go with comparisons")
 	}
@@ -349,13 +347,13 @@ func (p *ruleParser) value(field string, m modifiers, n *yaml.Node) ([]*pred, er
 		}
 		return out, nil
 	case m.re:
-		return p.regex(field, m, n)
+		return p.regularExpressions(field, m, n)
 	}
 	texts := []string{n.Value}
 	switch {
 	case m.expand:
 		var err error
-		if texts, err = p.expand(n.Value); err != nil {
+		if texts, err = p.expand(n.Value, nil); err != nil {
 			return nil, err
 		}
 	case (tag == "!!int" || tag == "!!float") && len(m.chain) == 0:
@@ -363,7 +361,7 @@ func (p *ruleParser) value(field string, m modifiers, n *yaml.Node) ([]*pred, er
 		if err != nil {
 			return nil, err
 		}
-		texts[0] = string(num.text(nil))
+		texts = numberTexts(num, n.Value)
 	case tag == "!!bool":
 		texts[0] = strings.ToLower(n.Value)
 	}
@@ -471,14 +469,34 @@ func (m modifiers) patterns(first pattern) ([]pattern, error) {
 	return ps, nil
 }
 
-func (p *ruleParser) regex(field string, m modifiers, n *yaml.Node) ([]*pred, error) {
-	if n.Value == "" {
+// regularExpressions makes the questions of one value of re, several where it has
+// placeholders with several values.
+func (p *ruleParser) regularExpressions(field string, m modifiers, n *yaml.Node) ([]*pred, error) {
+	texts := []string{n.Value}
+	if m.expand {
+		var err error
+		if texts, err = p.expand(n.Value, pattern.regex); err != nil {
+			return nil, err
+		}
+	}
+	var out []*pred
+	for _, t := range texts {
+		q, err := p.regex(field, m, t)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, q)
+	}
+	return out, nil
+}
+
+func (p *ruleParser) regex(field string, m modifiers, text string) (*pred, error) {
+	if text == "" {
 		return nil, fmt.Errorf("the regular expression is empty")
 	}
-	if len(n.Value) > p.limits.RegexBytes {
+	if len(text) > p.limits.RegexBytes {
 		return nil, fmt.Errorf("the regular expression is longer than %d bytes", p.limits.RegexBytes)
 	}
-	text := n.Value
 	if m.flags != "" {
 		text = "(?" + m.flags + ")" + text
 	}
@@ -505,7 +523,7 @@ func (p *ruleParser) regex(field string, m modifiers, n *yaml.Node) ([]*pred, er
 	if field == "" {
 		q.kind, q.match = predKeyword, predRegex
 	}
-	return []*pred{q}, nil
+	return q, nil
 }
 
 // wideRange finds what may be a range with many characters in a class. Where case
@@ -545,8 +563,9 @@ func programSize(re *syntax.Regexp, limit int) int {
 	return n
 }
 
-// expand replaces the placeholders of a value, giving every combination.
-func (p *ruleParser) expand(s string) ([]string, error) {
+// expand replaces the placeholders of a value, giving every combination. put, when
+// given, says how a placeholder's value is written, which is a pattern otherwise.
+func (p *ruleParser) expand(s string, put func(pattern) string) ([]string, error) {
 	out := []string{""}
 	size := 0 // of all that is in out
 	app := func(vals ...string) error {
@@ -598,6 +617,13 @@ func (p *ruleParser) expand(s string) ([]string, error) {
 				if err := flush(); err != nil {
 					return nil, err
 				}
+				if put != nil {
+					written := make([]string, len(vals))
+					for i, v := range vals {
+						written[i] = put(parsePattern(v))
+					}
+					vals = written
+				}
 				if err := app(vals...); err != nil {
 					return nil, err
 				}
@@ -621,6 +647,20 @@ func placeholderName(s string) bool {
 		}
 	}
 	return s != ""
+}
+
+// numberTexts are the texts that a number of a rule equals: its decimal text, and
+// the one that the rule has, so that 012345678901 is that account too. A whole
+// number that does not fit is only its own digits: a float would equal its
+// neighbours as well.
+func numberTexts(n number, written string) []string {
+	if digits := strings.TrimLeft(written, "+-"); !n.whole && digits != "" && strings.Trim(digits, "0123456789") == "" {
+		return []string{strings.TrimPrefix(written, "+")}
+	}
+	if s := string(n.text(nil)); s != written {
+		return []string{s, written}
+	}
+	return []string{written}
 }
 
 func yamlNumber(n *yaml.Node) (number, error) {

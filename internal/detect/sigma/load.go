@@ -32,6 +32,8 @@ type Loaded struct {
 	Refused int
 	// Notes tell what was loaded with a reservation; none is an error.
 	Notes []*RuleError
+	// seen has the names in Files.
+	seen map[string]bool
 }
 
 // Load reads every .yml and .yaml file of fsys below the roots (all of it when
@@ -109,6 +111,9 @@ func (l *Loaded) refuse(errs ...*RuleError) {
 }
 
 func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
+	if l.seen == nil {
+		l.seen = map[string]bool{}
+	}
 	limits := opts.Limits.withDefaults()
 	var files []string
 	if len(roots) == 0 {
@@ -140,6 +145,11 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 				return nil
 			}
 			ext := strings.ToLower(path.Ext(name))
+			if d.Type()&fs.ModeSymlink != 0 && ext != ".yml" && ext != ".yaml" {
+				if info, err := fs.Stat(fsys, name); err == nil && info.IsDir() {
+					l.Notes = append(l.Notes, &RuleError{Path: shown(name), Reason: "it is a link to a folder, which is not looked into; name it beside this one"})
+				}
+			}
 			if d.IsDir() || name != root && ext != ".yml" && ext != ".yaml" || seen[name] {
 				return nil
 			}
@@ -149,6 +159,10 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 					l.refuse(&RuleError{Path: shown(name), Reason: "it is no regular file"})
 					return nil
 				}
+			}
+			// One that two paths lead to is one file: rules and rules/aws.
+			if l.seen[shown(name)] {
+				return nil
 			}
 			if len(files) >= limits.Files {
 				l.refuse(&RuleError{Path: shown(name), Reason: fmt.Sprintf("more than %d rule files; this one and those behind it are not read", limits.Files)})
@@ -165,6 +179,7 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 	sort.Strings(files)
 	for _, name := range files {
 		l.Files = append(l.Files, shown(name))
+		l.seen[shown(name)] = true
 		data, err := readFile(fsys, name, limits.FileBytes)
 		if err != nil {
 			l.refuse(&RuleError{Path: shown(name), Reason: err.Error()})
@@ -212,13 +227,21 @@ func uniqueIDs(rules []*Rule) ([]*Rule, []*RuleError) {
 	for _, r := range rules {
 		if o, dup := first[r.ID]; dup {
 			errs = append(errs, &RuleError{Path: r.Path, Line: r.Line, Rule: r.ID,
-				Reason: fmt.Sprintf("its id is taken by the rule at %s:%d", o.Path, o.Line)})
+				Reason: fmt.Sprintf("its id is taken by the rule at %s:%d", o.Path, o.Line) + withoutID(r)})
 			continue
 		}
 		first[r.ID] = r
 		kept = append(kept, r)
 	}
 	return kept, errs
+}
+
+// withoutID says why the id of a rule that has none can be taken.
+func withoutID(r *Rule) string {
+	if r.HasID {
+		return ""
+	}
+	return "; without an id it is called by its path and title"
 }
 
 // uniqueNames drops rules whose name an earlier one has: other documents refer
@@ -250,7 +273,8 @@ func Parse(name string, data []byte, opts Options) ([]*Rule, []*RuleError) {
 func (l *Loaded) parse(name string, data []byte, opts Options) {
 	limits := opts.Limits.withDefaults()
 	if len(data) > limits.FileBytes {
-		l.refuse(&RuleError{Path: name, Reason: fmt.Sprintf("the file is larger than %d bytes", limits.FileBytes)})
+		line := 1 + bytes.Count(data[:limits.FileBytes], []byte("\n"))
+		l.refuse(&RuleError{Path: name, Line: line, Reason: fmt.Sprintf("the file is larger than %d bytes, which end in this line", limits.FileBytes)})
 		return
 	}
 	if i, reason := badText(data); i >= 0 {
@@ -306,7 +330,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 		l.Notes = append(l.Notes, p.notes...)
 	}
 	if !found {
-		l.refuse(&RuleError{Path: name, Reason: "the file holds no rule"})
+		l.refuse(&RuleError{Path: name, Line: 1, Reason: "the file holds no rule"})
 	}
 }
 
@@ -436,7 +460,7 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-var ruleKeys = []string{"title", "id", "name", "related", "taxonomy", "status", "description", "license", "author", "references", "date", "modified",
+var ruleKeys = []string{"title", "id", "name", "related", "taxonomy", "status", "description", "license", "author", "references", "reference", "date", "modified",
 	"logsource", "detection", "fields", "falsepositives", "level", "tags", "scope", "accuse", "confidence", "mode", "optional", "correlation", "generate", "filter"}
 
 var logsourceKeys = []string{"product", "category", "service", "definition"}
@@ -638,8 +662,8 @@ func (p *ruleParser) document(doc *yaml.Node) {
 			r.License = p.text(m)
 		case "author":
 			r.Author = strings.Join(p.texts(m), ", ")
-		case "references":
-			r.References = p.texts(m)
+		case "references", "reference": // the specification's text has one, its schema the other
+			r.References = append(r.References, p.texts(m)...)
 		case "date":
 			r.Date = p.text(m)
 		case "modified":
@@ -948,6 +972,14 @@ func (p *ruleParser) detection(m member) {
 		return
 	}
 	p.rule.cond = join(opOr, conds)
+	used := make([]bool, len(p.rule.names))
+	p.rule.cond.refs(used)
+	for i, name := range p.rule.names {
+		// One with an underscore may be there for its YAML anchor.
+		if !used[i] && !strings.HasPrefix(name, "_") {
+			p.note(p.rule.selections[i].line, "no condition uses the selection %s", name)
+		}
+	}
 	if n := terms(p.rule.cond, p.rule.sizes()); n > maxTerms {
 		p.errorf(condition.line, "the condition repeats its selections to %d items, more than %d", n, maxTerms)
 	}

@@ -3,6 +3,7 @@ package sigma
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -19,10 +20,14 @@ func TestIrregularFiles(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, to := range map[string]string{"to-pipe.yml": pipe, "to-rule.yml": rule, "to-folder.yml": elsewhere, "to-nothing.yml": filepath.Join(elsewhere, "nothing")} {
+	for name, to := range map[string]string{"to-pipe.yml": pipe, "to-rule.yml": rule, "to-folder.yml": elsewhere, "to-nothing.yml": filepath.Join(elsewhere, "nothing"), "folder": elsewhere} {
 		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	l := LoadPaths(Options{}, dir)
+	if len(l.Notes) != 1 || filepath.Base(l.Notes[0].Path) != "folder" || !strings.Contains(l.Notes[0].Reason, "link to a folder") {
+		t.Errorf("notes %v", l.Notes)
 	}
 	rules, errs := LoadPath(dir, Options{})
 	if len(rules) != 1 || rules[0].Path != filepath.Join(dir, "to-rule.yml") {

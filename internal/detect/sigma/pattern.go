@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf16"
@@ -72,6 +73,24 @@ func (p pattern) plain() (string, bool) {
 		return p[0].text, true
 	}
 	return "", false
+}
+
+// regex writes the pattern as a part of a regular expression.
+func (p pattern) regex() string {
+	var b strings.Builder
+	b.WriteString("(?:")
+	for _, e := range p {
+		switch e.kind {
+		case elemStar:
+			b.WriteString("(?s:.*)")
+		case elemAny:
+			b.WriteString("(?s:.)")
+		default:
+			b.WriteString(regexp.QuoteMeta(e.text))
+		}
+	}
+	b.WriteString(")")
+	return b.String()
 }
 
 func (p pattern) open(start, end bool) pattern {

@@ -417,11 +417,18 @@ func (p *pred) evalRef(sc *Scratch, field, ref int32) bool {
 	sc.values(field)
 	others := sc.values(ref)
 	vals := sc.values(field)
+	if p.match == predEq && len(vals)*len(others) > maxRefPairs {
+		return p.shareText(sc, vals, others)
+	}
+	pairs := 0
 	for i := range vals {
 		if vals[i].kind == jsondoc.Null {
 			continue
 		}
 		for k := range others {
+			if pairs++; pairs > maxRefPairs {
+				return false
+			}
 			if others[k].kind == jsondoc.Null {
 				continue
 			}
@@ -448,6 +455,47 @@ func (p *pred) evalRef(sc *Scratch, field, ref int32) bool {
 			if ok {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// maxRefPairs bounds the pairs of values that fieldref compares in one record, where
+// both fields hold lists: whoever writes the record chooses how long these are.
+// contains, startswith and endswith see no more of them; equality finds all.
+const maxRefPairs = 1 << 18
+
+// shareText is fieldref's equality for long lists.
+func (p *pred) shareText(sc *Scratch, vals, others []value) bool {
+	text := func(v *value) string {
+		if p.cased {
+			return string(v.text)
+		}
+		return string(sc.foldedText(v))
+	}
+	type key struct {
+		number bool
+		text   string
+	}
+	have := make(map[key]struct{}, len(others))
+	each := func(v *value, take func(key) bool) bool {
+		if v.kind == jsondoc.Null {
+			return false
+		}
+		if take(key{text: text(v)}) {
+			return true
+		}
+		if n, ok := v.number(); ok && v.kind == jsondoc.Number {
+			return take(key{number: true, text: string(n.text(nil))})
+		}
+		return false
+	}
+	for k := range others {
+		each(&others[k], func(k key) bool { have[k] = struct{}{}; return false })
+	}
+	for i := range vals {
+		if each(&vals[i], func(k key) bool { _, ok := have[k]; return ok }) {
+			return true
 		}
 	}
 	return false
@@ -547,7 +595,7 @@ func (v *value) number() (number, bool) {
 // timeLayouts are tried in order; Go reads fractions of seconds with each.
 var timeLayouts = [...]string{
 	time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02 15:04:05Z07:00",
-	"2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 MST", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02",
+	"2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05 -0700", "2006-01-02 15:04:05 MST", "2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02",
 }
 
 func (v *value) time() (time.Time, bool) {
@@ -557,22 +605,13 @@ func (v *value) time() (time.Time, bool) {
 		if !ok || math.Abs(n.f) > 9e18 {
 			return time.Time{}, false
 		}
-		switch a := math.Abs(n.f); {
-		case a < 1e11 && !n.whole:
-			s, frac := math.Modf(n.f)
-			return time.Unix(int64(s), int64(frac*1e9)).UTC(), true
-		case a < 1e11:
-			return time.Unix(n.i, 0).UTC(), true
-		case a < 1e14:
-			return time.UnixMilli(int64(n.f)).UTC(), true
-		case a < 1e17:
-			return time.UnixMicro(int64(n.f)).UTC(), true
-		default:
-			return time.Unix(0, int64(n.f)).UTC(), true
-		}
+		return unixTime(n), true
 	case jsondoc.String:
 		if len(v.text) > 64 {
 			return time.Time{}, false
+		}
+		if n, ok := unixText(v.text); ok {
+			return unixTime(n), true
 		}
 		s := string(bytes.TrimSpace(v.text))
 		for _, l := range timeLayouts {
@@ -582,6 +621,39 @@ func (v *value) time() (time.Time, bool) {
 		}
 	}
 	return time.Time{}, false
+}
+
+// unixTime reads seconds, milli-, micro- or nanoseconds, told apart by size.
+func unixTime(n number) time.Time {
+	switch a := math.Abs(n.f); {
+	case a < 1e11 && !n.whole:
+		s, frac := math.Modf(n.f)
+		return time.Unix(int64(s), int64(frac*1e9)).UTC()
+	case a < 1e11:
+		return time.Unix(n.i, 0).UTC()
+	case a < 1e14:
+		return time.UnixMilli(int64(n.f)).UTC()
+	case a < 1e17:
+		return time.UnixMicro(int64(n.f)).UTC()
+	default:
+		return time.Unix(0, int64(n.f)).UTC()
+	}
+}
+
+// unixText reads a Unix time that is a string: digits alone, as many as one of this
+// century has. Other numbers of digits are dates without separators.
+func unixText(b []byte) (number, bool) {
+	switch len(b) {
+	case len("1700000000"), len("1700000000000"), len("1700000000000000"), len("1700000000000000000"):
+	default:
+		return number{}, false
+	}
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return number{}, false
+		}
+	}
+	return parseNumber(b)
 }
 
 func partOf(t time.Time, p timePart) number {
