@@ -78,6 +78,7 @@ type App struct {
 	logins      logins
 	checkpoints checkpoints
 	drills      drills
+	comings     comings
 	sweeper     *retain.Sweeper
 
 	mu    sync.RWMutex

@@ -28,10 +28,24 @@ func (g *globals) changed(ch api.Changed) error {
 			line += ", it runs out " + shortTime(con.Expires)
 		}
 		row(w, line)
+		if r := con.Release; r != nil && con.Phase == staunch.PhaseReleasing {
+			row(w, rearmLine(*r)+"; what stays in force: staunch show "+con.ID)
+		}
 		if a := con.Asked; a != nil && con.Phase == staunch.PhaseApproval {
 			row(w, fmt.Sprintf("%d of %d people approved it; the next: staunch approve %s", len(con.Approvals), a.Persons, con.ID))
 		}
 	})
+}
+
+// rearmLine says what keeps a thief out of what a release puts back.
+func rearmLine(r staunch.Release) string {
+	switch {
+	case r.Rotated:
+		return "the secrets were replaced first, and what the fast plane denied of the old ones stays denied"
+	case r.Revive:
+		return "secrets that may be stolen work again as they are"
+	}
+	return "no secret that may be stolen comes back to life"
 }
 
 func newReleaseCmd(g *globals) *cobra.Command {
@@ -192,6 +206,13 @@ func newAdvanceCmd(g *globals) *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.withClient(func(c *client.Client) error {
+				g.showFirst(func(w io.Writer) error {
+					cs, err := c.Containment(cmd.Context(), args[0])
+					if err == nil {
+						writeComing(w, cs.Containment, cs.Coming)
+					}
+					return err
+				})
 				if err := g.confirm("Begin the next stage of %s now? Some of it may not be undone.", args[0]); err != nil {
 					return err
 				}

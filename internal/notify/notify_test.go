@@ -700,7 +700,7 @@ func TestWhatToDoNext(t *testing.T) {
 		want  string
 	}{
 		"held":     {"contained", func(*staunch.Containment) {}, "staunch release con_1"},
-		"window":   {"stage", func(c *staunch.Containment) { c.Phase, c.WindowEnds = staunch.PhaseWindow, 1_790_000_000_000_000 }, "staunch clear con_1\nThe next stage follows at 2026-09-21T14:13:20.000000Z."},
+		"window":   {"stage", func(c *staunch.Containment) { c.Phase, c.WindowEnds = staunch.PhaseWindow, 1_790_000_000_000_000 }, "staunch clear con_1\nThe next stage follows at 2026-09-21T14:13:20.000000Z. What of it cannot be undone: staunch show con_1"},
 		"approval": {"approval", func(c *staunch.Containment) { c.Phase = staunch.PhaseApproval }, "staunch show con_1\nNothing is done until someone approves it."},
 		"released": {"released", func(c *staunch.Containment) { c.Phase = staunch.PhaseReleased }, ""},
 	} {
