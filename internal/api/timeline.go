@@ -165,6 +165,7 @@ func tell(r staunch.Record) (kind, text string) {
 		State     string           `json:"canary_state"`
 		Stage     int              `json:"stage"`
 		WindowEnd staunch.Time     `json:"window_ends"`
+		Expires   staunch.Time     `json:"expires"`
 
 		Approval *staunch.Approval `json:"approval"`
 	}
@@ -180,6 +181,10 @@ func tell(r staunch.Record) (kind, text string) {
 		case b.Request != "" && b.Approval != nil:
 			return momentCase, fmt.Sprintf("approved, %d of %d, scope %s, plan %s: %s → %s",
 				b.Approvals, b.Persons, b.Approval.ScopeHash, b.Approval.PlanHash, b.From, b.Phase)
+		case b.Request != "" && b.From == b.Phase && b.Phase == staunch.PhaseWindow:
+			return momentCase, fmt.Sprintf("%s: the window ends at %s", b.Request, b.WindowEnd)
+		case b.Request != "" && b.From == b.Phase && b.Expires != 0:
+			return momentCase, fmt.Sprintf("%s: it runs out at %s", b.Request, b.Expires)
 		case b.Request != "":
 			return momentCase, fmt.Sprintf("%s: %s → %s", b.Request, b.From, b.Phase)
 		case b.Tier != nil:
