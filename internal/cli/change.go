@@ -66,8 +66,8 @@ may work again (--revive).
 was a meaningful part of it goes one mode down, from enforce to recommend to
 shadow, on all nodes, and people are told (staunch trust).
 
---keep releases a part: what is named stays contained, without a gap. A case of its
-own claims what is in force on it, and only when that holds is this one released.`,
+--keep releases a part: what is named stays contained. A case of its own claims what
+is in force on it, and only when that holds is this one released.`,
 		Example: `  staunch release con_0123456789abcdef0123 --reason "a false alarm" --wrong --rotated
   staunch release con_0123456789abcdef0123 --reason "only the key leaked" --keep credential:aws/prod:access-key-id:AKIA… --revive
   staunch release con_0123456789abcdef0123 --reason "never left the laptop" --revive`,
