@@ -114,6 +114,9 @@ type Operator interface {
 	// configuration says. The error wraps record.ErrBroken, and nothing is signed,
 	// where the log was changed.
 	Checkpoint(ctx context.Context) (record.Checkpoint, error)
+	// LastCheckpoint returns the newest checkpoint that this node knows of, nil for
+	// none.
+	LastCheckpoint() (*record.Checkpoint, error)
 	// ReportHealth keeps who's report of how many of a group are healthy. The error
 	// wraps staunch.ErrInvalid where it cannot be, staunch.ErrConflict where a later
 	// one is there.

@@ -505,6 +505,7 @@ type fakeOperator struct {
 	refused    int // faults that keep a reload from its end, unless it keeps going
 	checks     []Check
 	checkpoint func(context.Context) (record.Checkpoint, error)
+	last       *record.Checkpoint
 }
 
 func (f *fakeOperator) Checkpoint(ctx context.Context) (record.Checkpoint, error) {
@@ -525,6 +526,7 @@ func (f *fakeOperator) Reload(_ context.Context, _ string, keepGoing bool) (Relo
 	}
 	return r, f.reload
 }
+func (f *fakeOperator) LastCheckpoint() (*record.Checkpoint, error) { return f.last, nil }
 func (f *fakeOperator) Doctor(context.Context) (Diagnosis, error) {
 	return Diagnosis{Checks: f.checks}, nil
 }

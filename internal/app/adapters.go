@@ -526,6 +526,21 @@ func (o operator) Checkpoint(ctx context.Context) (record.Checkpoint, error) {
 	return o.a.checkpoint(ctx)
 }
 
+// LastCheckpoint returns the newest that this node signed or has in its file.
+func (o operator) LastCheckpoint() (*record.Checkpoint, error) {
+	c := &o.a.checkpoints
+	c.making.Lock()
+	defer c.making.Unlock()
+	if c.last != nil {
+		last := *c.last
+		return &last, nil
+	}
+	if o.a.cfg.Audit.CheckpointFile == "" {
+		return nil, nil
+	}
+	return lastCheckpoint(o.a.cfg.Audit.CheckpointFile, o.a.chain)
+}
+
 // Reload reads the configuration again. Rules, policies, identities, limits and
 // known sources change at once and together; what needs a restart is named.
 //
