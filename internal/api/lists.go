@@ -340,10 +340,7 @@ func (s *Server) registerBreakers() {
 			err := s.opt.Store.Update(ctx, func(tx store.Tx) error {
 				var err error
 				if b, err = tx.Breaker(in.Body.Scope); err != nil {
-					if errors.Is(err, staunch.ErrNotFound) {
-						return fmt.Errorf("breaker %s: %w", in.Body.Scope, err)
-					}
-					return err
+					return err // it names the breaker
 				}
 				if !b.Open {
 					return fmt.Errorf("%w: breaker %s is not open", staunch.ErrConflict, b.Scope)

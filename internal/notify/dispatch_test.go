@@ -349,7 +349,7 @@ func TestMinimumTier(t *testing.T) {
 		_, stop := run(t, o, Options{}, Bound{Name: "ops", MinTier: staunch.TierIsolate, Channel: takes(in)})
 		defer stop()
 		time.Sleep(time.Minute)
-		got, want := in.got(), append(moved, "high", "urgent")
+		got, want := in.got(), append([]string{"high", "urgent"}, moved...)
 		slices.Sort(got)
 		slices.Sort(want)
 		if len(moved) != 2 || !slices.Equal(got, want) {

@@ -723,3 +723,31 @@ func TestWhatToDoNext(t *testing.T) {
 		t.Errorf("an odd event: %v", m.Validate())
 	}
 }
+
+// TestCorrected: whoever was told that a containment was wrong is told that it was not,
+// and where that leaves the rules.
+func TestCorrected(t *testing.T) {
+	con, _ := containment()
+	con.Judged = &staunch.Judged{Verdict: staunch.JudgedRight, By: "ann", Reason: "the key was on a paste site", Given: 2}
+	was := staunch.Judged{Verdict: staunch.JudgedWrong, By: "bob", Reason: "the backup job"}
+	rows := Teller{Channels: []string{"ops", "siem"}}.Corrected(con, was, []RuleStand{
+		{Rule: "dump", Mode: staunch.ModeRecommend, Declared: staunch.ModeEnforce, Right: 2},
+		{Rule: "peek", Mode: staunch.ModeEnforce, Declared: staunch.ModeEnforce, Right: 1},
+	}, 1_790_000_000_000_000)
+	if len(rows) != 2 || rows[0].ID == rows[1].ID {
+		t.Fatalf("%+v", rows)
+	}
+	m, err := messageOf(rows[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"it was called for, says ann: the key was on a paste site; before that bob judged it wrong: the backup job",
+		"rule dump is in mode recommend (0 judged wrong, 2 right); its file says enforce",
+		"rule peek is in mode enforce (0 judged wrong, 1 right)",
+	}
+	if !slices.Equal(m.Why, want) || m.Kind != KindCorrected || !m.Kind.Urgent() || m.Containment != con.ID ||
+		!strings.HasPrefix(m.Release, "staunch trust promote dump\n") {
+		t.Errorf("%+v", m)
+	}
+}
