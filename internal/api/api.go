@@ -72,6 +72,10 @@ type Cases interface {
 	// Revivals returns what releasing the case would bring back to life, a line
 	// each.
 	Revivals(r store.Reader, id string) ([]string, error)
+	// Coming says what the stages that have not begun would do, by reading the
+	// platforms; nil for a case that waits for none. It changes nothing, and what
+	// could not be asked is an Error of the stage.
+	Coming(ctx context.Context, con staunch.Containment, steps []staunch.Step) []ComingStage
 	// D3FEND returns the techniques that the connector of the step declares for its
 	// verb; nil where that is not known (any more).
 	D3FEND(st staunch.Step) []string
@@ -110,6 +114,9 @@ type Operator interface {
 	// configuration says. The error wraps record.ErrBroken, and nothing is signed,
 	// where the log was changed.
 	Checkpoint(ctx context.Context) (record.Checkpoint, error)
+	// LastCheckpoint returns the newest checkpoint that this node knows of, nil for
+	// none.
+	LastCheckpoint() (*record.Checkpoint, error)
 	// ReportHealth keeps who's report of how many of a group are healthy. The error
 	// wraps staunch.ErrInvalid where it cannot be, staunch.ErrConflict where a later
 	// one is there.

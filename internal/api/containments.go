@@ -62,7 +62,9 @@ func (s *Server) registerContainments() {
 		})
 
 	operation(s, Route{Method: "GET", Path: "/v1/containments/{id}", Verb: auth.Read},
-		huma.Operation{OperationID: "getContainment", Summary: "One containment with its plans, steps, holds and timeline", Tags: tags, Errors: []int{http.StatusNotFound}},
+		huma.Operation{OperationID: "getContainment", Summary: "One containment with its plans, steps, holds, tree, clocks and timeline", Tags: tags, Errors: []int{http.StatusNotFound},
+			Description: "While it waits in a verification window, or for its canary, coming says what the stages that have not begun would do: the platforms are asked for that, for a few seconds at most.",
+		},
 		func(ctx context.Context, p auth.Principal, in *IDInput) (*out[Case], error) {
 			var c Case
 			err := s.opt.Store.View(ctx, func(r store.Reader) (err error) {
@@ -72,6 +74,7 @@ func (s *Server) registerContainments() {
 			if err != nil {
 				return nil, err
 			}
+			c.Coming = s.coming(ctx, p, c)
 			return &out[Case]{c}, nil
 		})
 
@@ -127,7 +130,7 @@ func (s *Server) registerContainments() {
 	operation(s, Route{Method: "POST", Path: "/v1/plan", Verb: auth.Plan, Limit: slowTimeout},
 		huma.Operation{
 			OperationID: "plan", Summary: "What a containment would do now", Tags: tags,
-			Description: "Reads the platforms and changes nothing.",
+			Description: "Reads the platforms and changes nothing. Where the playbook has further stages, coming says what those would do.",
 			Errors:      []int{http.StatusNotFound, http.StatusConflict, http.StatusBadGateway},
 		},
 		func(ctx context.Context, p auth.Principal, in *struct{ Body ContainRequest }) (*out[Draft], error) {
@@ -149,6 +152,7 @@ func (s *Server) registerContainments() {
 			if err := mayReach(p, auth.Plan, refs); err != nil {
 				return nil, err
 			}
+			hideComing(p, auth.Plan, d.Coming)
 			d.V = staunch.Version
 			if d.Items == nil {
 				d.Items = []DraftItem{}
@@ -362,6 +366,10 @@ type rows struct {
 // readCase reads everything about a containment that p may see.
 func (s *Server) readCase(r store.Reader, p auth.Principal, id string) (Case, error) {
 	c, err := s.readRows(r, p, id)
+	if err != nil {
+		return Case{}, err
+	}
+	c.Tree, c.TreeTruncated, err = s.caseTree(r, p, c.Case)
 	return c.Case, err
 }
 
@@ -432,6 +440,10 @@ func (s *Server) readRows(r store.Reader, p auth.Principal, id string) (rows, er
 	if c.records, err = r.RecordsAbout(id, store.MaxPage); err != nil {
 		return rows{}, err
 	}
+	c.Safeguards = safeguards(c.Case)
 	c.Timeline = timeline(c.Case, c.events, c.records)
+	c.Clocks = record.ClocksOf(record.Rows{
+		Containment: con, Decisions: c.Decisions, Signals: c.Signals, Events: c.events, Steps: c.Steps, Holds: c.Holds,
+	})
 	return c, nil
 }

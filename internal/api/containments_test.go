@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/auth"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -372,7 +374,7 @@ func TestEvidence(t *testing.T) {
 			return err
 		}
 		c, err := tx.Containment(con.ID)
-		c.Decisions = []string{"dec_a", "dec_gone"}
+		c.Decisions, c.Scope.Closure = []string{"dec_a", "dec_gone"}, "derived"
 		if err != nil {
 			return err
 		}
@@ -389,5 +391,88 @@ func TestEvidence(t *testing.T) {
 	}
 	if got := strings.Join(kinds, " "); got != "record signal signal decision case hold" {
 		t.Errorf("told: %s", got)
+	}
+	// The hold's clock runs from the event on.
+	var marks []string
+	for _, m := range c.Clocks[0].Marks {
+		marks = append(marks, m.Name)
+	}
+	if got := strings.Join(marks, " "); len(c.Clocks) != 1 || got != "event received decided effective" {
+		t.Errorf("clocks: %+v", c.Clocks)
+	}
+	// What came from the subject hangs below it; what only belongs to it, and was left
+	// alone, does not.
+	if len(c.Tree) != 1 || c.Tree[0].Ref != appRW || len(c.Tree[0].Denied) != 1 || len(c.Tree[0].Children) != 1 || c.Tree[0].Children[0].Ref != tokenRef || !c.TreeTruncated {
+		t.Errorf("tree: %+v", c.Tree)
+	}
+	var d Decided
+	r.want(r.do("viewer", "GET", "/v1/decisions/dec_a", nil), 200).into(&d)
+	if d.Decision.ID != "dec_a" || len(d.Signals) != 2 {
+		t.Errorf("%+v", d)
+	}
+	r.want(r.do("viewer", "GET", "/v1/decisions/dec_gone", nil), 404)
+}
+
+// TestKeptIsNotAsItWas: what was left in force is not said to be as it was, and each
+// release says what keeps the thief out.
+func TestKeptIsNotAsItWas(t *testing.T) {
+	target := staunch.Target{Ref: tokenRef, Attribute: "token"}
+	step := staunch.Step{
+		ID: "stp_1", Target: target, Verb: staunch.VerbRevoke, State: staunch.StepKept, Before: "active", After: "read: inactive", Note: "it cannot be undone: irreversible",
+		Intended: 10, Called: 20, Applied: 30, Proven: 40, Reverted: 90, Intent: staunch.Intent{Undo: "irreversible", Reversibility: staunch.Irreversible},
+	}
+	c := Case{
+		Containment: staunch.Containment{ID: "con_1", Phase: staunch.PhaseReleased, Release: &staunch.Release{By: "ann", At: 80, Rotated: true}},
+		Steps:       []staunch.Step{step},
+		Holds:       []staunch.Hold{{Plane: staunch.PlaneGuard, Target: target, State: staunch.HoldKept, Deny: []string{"*"}}},
+	}
+	var told []string
+	for _, m := range timeline(c, nil, nil) {
+		if m.Kind == momentRevert || m.Kind == momentProof {
+			told = append(told, fmt.Sprintf("%d %s", m.At, m.Text))
+		}
+	}
+	want := []string{"40 " + target.String() + " holds: read: inactive", "90 " + target.String() + " is kept: it cannot be undone: irreversible"}
+	if !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
+	want = []string{
+		"rotated: ann says that the secrets were replaced first",
+		"cut-off kept: the fast plane goes on denying * to " + tokenRef.String(),
+		"gone for good: revoke of " + target.String() + " cannot be undone",
+	}
+	if got := safeguards(c); !slices.Equal(got, want) {
+		t.Errorf("safeguards %q, want %q", got, want)
+	}
+	c.Containment.Release = &staunch.Release{By: "ann", Revive: true}
+	c.Steps, c.Holds = nil, nil
+	if got := safeguards(c); len(got) != 1 || !strings.HasPrefix(got[0], "none for secrets: ann confirmed") {
+		t.Errorf("safeguards %q", got)
+	}
+	c.Containment.Release.Revive = false
+	if got := safeguards(c); len(got) != 1 || !strings.HasPrefix(got[0], "none needed") {
+		t.Errorf("safeguards %q", got)
+	}
+	c.Containment.Release = nil
+	if got := safeguards(c); got != nil {
+		t.Errorf("safeguards %q", got)
+	}
+}
+
+// TestHideComing: who may see one realm sees what is to come on that one alone.
+func TestHideComing(t *testing.T) {
+	cases := engineCases{}
+	stages := func() []ComingStage {
+		return cases.Coming(t.Context(), staunch.Containment{Phase: staunch.PhaseWindow, Subject: appRW}, nil)
+	}
+	all := stages()
+	hideComing(auth.Principal{Role: auth.RoleViewer}, auth.Read, all)
+	if len(all[0].Steps) != 2 || all[0].Error != "" || all[0].Irreversible() != 1 {
+		t.Errorf("%+v", all)
+	}
+	some := stages()
+	hideComing(auth.Principal{Role: auth.RoleViewer, Realms: []string{"pg/main"}}, auth.Read, some)
+	if len(some[0].Steps) != 1 || some[0].Steps[0].Target.Ref != appRW || some[0].Error == "" {
+		t.Errorf("%+v", some)
 	}
 }

@@ -58,6 +58,36 @@ func (s *Server) registerLists() {
 			return &out[Decisions]{Decisions{V: staunch.Version, Items: items, Next: next}}, nil
 		})
 
+	operation(s, Route{Method: "GET", Path: "/v1/decisions/{id}", Verb: auth.Read},
+		huma.Operation{OperationID: "getDecision", Summary: "One decision, with the signals that it rests on", Tags: evidence, Errors: []int{http.StatusNotFound}},
+		func(ctx context.Context, p auth.Principal, in *IDInput) (*out[Decided], error) {
+			var d Decided
+			err := s.opt.Store.View(ctx, func(r store.Reader) error {
+				d = Decided{V: staunch.Version, Signals: []staunch.Signal{}}
+				var err error
+				if d.Decision, err = r.Decision(in.ID); err != nil {
+					return err
+				}
+				if err := auth.Authorize(p, auth.Read, decisionObject(d.Decision)); err != nil {
+					return err
+				}
+				for _, id := range d.Decision.Signals[:min(len(d.Decision.Signals), MaxEvidence)] {
+					sig, err := r.Signal(id)
+					if errors.Is(err, staunch.ErrNotFound) {
+						continue
+					} else if err != nil {
+						return err
+					}
+					d.Signals = append(d.Signals, sig)
+				}
+				return nil
+			})
+			if err != nil {
+				return nil, err
+			}
+			return &out[Decided]{d}, nil
+		})
+
 	operation(s, Route{Method: "GET", Path: "/v1/events/{id}", Verb: auth.Read},
 		huma.Operation{OperationID: "getEvent", Summary: "One event, with the record that it was made of", Tags: evidence, Errors: []int{http.StatusNotFound}},
 		func(ctx context.Context, p auth.Principal, in *IDInput) (*out[Observed], error) {
@@ -310,10 +340,7 @@ func (s *Server) registerBreakers() {
 			err := s.opt.Store.Update(ctx, func(tx store.Tx) error {
 				var err error
 				if b, err = tx.Breaker(in.Body.Scope); err != nil {
-					if errors.Is(err, staunch.ErrNotFound) {
-						return fmt.Errorf("breaker %s: %w", in.Body.Scope, err)
-					}
-					return err
+					return err // it names the breaker
 				}
 				if !b.Open {
 					return fmt.Errorf("%w: breaker %s is not open", staunch.ErrConflict, b.Scope)

@@ -373,6 +373,19 @@ func (c engineCases) Revivals(r store.Reader, id string) ([]string, error) {
 	return contain.Revivals(cs), nil
 }
 
+// Coming has one stage, on the realm of what the case is about and on another's.
+func (c engineCases) Coming(_ context.Context, con staunch.Containment, _ []staunch.Step) []ComingStage {
+	if con.Phase != staunch.PhaseWindow {
+		return nil
+	}
+	step := func(ref staunch.Ref, how staunch.Reversibility) staunch.AskedStep {
+		return staunch.AskedStep{Target: staunch.Target{Ref: ref, Attribute: "token"}, Verb: staunch.VerbRevoke, Tier: staunch.TierRevoke, Reversibility: how}
+	}
+	return []ComingStage{{Stage: con.Stage + 1, Tier: staunch.TierRevoke, Begins: con.WindowEnds, Steps: []staunch.AskedStep{
+		step(con.Subject, staunch.Irreversible), step(tokenRef, staunch.Reversible),
+	}}}
+}
+
 // fakeTruster knows the rule "known" in mode recommend.
 type fakeTruster struct{}
 
@@ -492,6 +505,7 @@ type fakeOperator struct {
 	refused    int // faults that keep a reload from its end, unless it keeps going
 	checks     []Check
 	checkpoint func(context.Context) (record.Checkpoint, error)
+	last       *record.Checkpoint
 }
 
 func (f *fakeOperator) Checkpoint(ctx context.Context) (record.Checkpoint, error) {
@@ -512,6 +526,7 @@ func (f *fakeOperator) Reload(_ context.Context, _ string, keepGoing bool) (Relo
 	}
 	return r, f.reload
 }
+func (f *fakeOperator) LastCheckpoint() (*record.Checkpoint, error) { return f.last, nil }
 func (f *fakeOperator) Doctor(context.Context) (Diagnosis, error) {
 	return Diagnosis{Checks: f.checks}, nil
 }

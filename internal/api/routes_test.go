@@ -33,6 +33,7 @@ var access = map[string][]auth.Role{
 	"POST /v1/containments/{id}/approve":     {"approver", "admin"},
 	"GET /v1/signals":                        {"viewer", "responder", "approver", "admin"},
 	"GET /v1/decisions":                      {"viewer", "responder", "approver", "admin"},
+	"GET /v1/decisions/{id}":                 {"viewer", "responder", "approver", "admin"},
 	"GET /v1/events/{id}":                    {"viewer", "responder", "approver", "admin"},
 	"GET /v1/holds":                          {"viewer", "responder", "approver", "admin"},
 	"GET /v1/identities":                     {"viewer", "responder", "approver", "admin"},
@@ -245,6 +246,7 @@ func TestScopes(t *testing.T) {
 			}
 			status(r.do(tt.who, "GET", "/v1/containments/"+c.id, nil), 200)
 			status(r.do(tt.who, "GET", "/v1/containments/"+c.id+"/evidence", nil), 200)
+			status(r.do(tt.who, "GET", "/v1/decisions/dec_"+c.ref.Value, nil), 200)
 			status(r.do(tt.who, "GET", "/v1/events/evt_"+c.ref.Value, nil), 200)
 			status(r.do(tt.who, "GET", "/v1/identity?ref="+c.ref.String(), nil), 200)
 			status(r.do(tt.who, "POST", "/v1/plan", ContainRequest{Subject: c.ref, Tier: 2, Reason: "x"}), 200)

@@ -89,13 +89,20 @@ func timeline(c Case, events []staunch.Event, records []staunch.Record) []Moment
 		add(st.Applied, momentCall, st.ID, "", "%s answered%s", st.Connector, note)
 		// After says what the newest read found: once undone, what it is then.
 		proof := st.After
-		if st.Reverted != 0 || st.State == staunch.StepReverting || st.State == staunch.StepDiverged {
+		if st.Reverted != 0 && st.Intent.Reversibility != staunch.Irreversible || st.State == staunch.StepReverting || st.State == staunch.StepDiverged {
 			proof = ""
 		}
 		add(st.Proven, momentProof, st.ID, "", "%s holds: %s", st.Target, orElse(proof, "read back as expected"))
-		add(st.Reverted, momentRevert, st.ID, "", "%s is as it was: %s", st.Target, orElse(st.Before, "read back as expected"))
+		if st.State == staunch.StepReverted {
+			add(st.Reverted, momentRevert, st.ID, "", "%s is as it was: %s", st.Target, orElse(st.Before, "read back as expected"))
+		}
 		if st.State == staunch.StepKept || st.State == staunch.StepDiverged || st.State == staunch.StepFailed {
-			add(max(st.Applied, st.Intended, st.Proven), momentRevert, st.ID, "", "%s is %s: %s", st.Target, st.State, orElse(st.Note, "see the step"))
+			// Of what a release left in force, Reverted says when that was settled.
+			at := st.Reverted
+			if at == 0 {
+				at = max(st.Applied, st.Intended, st.Proven)
+			}
+			add(at, momentRevert, st.ID, "", "%s is %s: %s", st.Target, st.State, orElse(st.Note, "see the step"))
 		}
 	}
 	for _, r := range records {
@@ -156,6 +163,9 @@ func tell(r staunch.Record) (kind, text string) {
 		Canary    string           `json:"canary"`
 		WaitEnds  staunch.Time     `json:"wait_ends"`
 		State     string           `json:"canary_state"`
+		Stage     int              `json:"stage"`
+		WindowEnd staunch.Time     `json:"window_ends"`
+		Expires   staunch.Time     `json:"expires"`
 
 		Approval *staunch.Approval `json:"approval"`
 	}
@@ -171,6 +181,10 @@ func tell(r staunch.Record) (kind, text string) {
 		case b.Request != "" && b.Approval != nil:
 			return momentCase, fmt.Sprintf("approved, %d of %d, scope %s, plan %s: %s → %s",
 				b.Approvals, b.Persons, b.Approval.ScopeHash, b.Approval.PlanHash, b.From, b.Phase)
+		case b.Request != "" && b.From == b.Phase && b.Phase == staunch.PhaseWindow:
+			return momentCase, fmt.Sprintf("%s: the window ends at %s", b.Request, b.WindowEnd)
+		case b.Request != "" && b.From == b.Phase && b.Expires != 0:
+			return momentCase, fmt.Sprintf("%s: it runs out at %s", b.Request, b.Expires)
 		case b.Request != "":
 			return momentCase, fmt.Sprintf("%s: %s → %s", b.Request, b.From, b.Phase)
 		case b.Tier != nil:
@@ -187,6 +201,9 @@ func tell(r staunch.Record) (kind, text string) {
 			return momentCase, text
 		case b.From != "" && b.From != b.Phase:
 			text := fmt.Sprintf("%s → %s", b.From, b.Phase)
+			if b.Phase == staunch.PhaseWindow && b.WindowEnd != 0 {
+				text += fmt.Sprintf(" of stage %d, until %s", b.Stage+1, b.WindowEnd)
+			}
 			if b.Canary != "" {
 				text += "; its canary " + b.Canary + " is " + orElse(b.State, "under way")
 			}
@@ -199,6 +216,13 @@ func tell(r staunch.Record) (kind, text string) {
 			return momentCase, fmt.Sprintf("people are asked to approve the plan %s; it takes %d", b.Asked, b.Persons)
 		}
 	case staunch.RecordRelease:
+		if b.Release != nil && b.Request == "" { // the end of what was asked for
+			text := "released"
+			if n := len(b.Release.Kept); n > 0 {
+				text += fmt.Sprintf("; %d effects stay in force", n)
+			}
+			return momentRelease, text
+		}
 		if b.Release != nil {
 			how := ""
 			switch {
@@ -210,7 +234,7 @@ func tell(r staunch.Record) (kind, text string) {
 			if v := b.Release.Verdict; v != "" {
 				how += "; judged " + string(v)
 			}
-			return momentRelease, fmt.Sprintf("%s: %s%s", orElse(b.Request, "release"), b.Release.Reason, how)
+			return momentRelease, fmt.Sprintf("%s: %s%s", b.Request, b.Release.Reason, how)
 		}
 		return momentRelease, "released"
 	case staunch.RecordTrust:

@@ -78,6 +78,41 @@ type Draft struct {
 	Gaps    []staunch.Gap `json:"gaps,omitempty"`
 	// ScopeHash is the digest of the scope that the case would have.
 	ScopeHash string `json:"scope_hash,omitempty"`
+	// Stages has the playbook's, Coming what those after this one would do.
+	Stages []staunch.Stage `json:"stages,omitempty"`
+	Coming []ComingStage   `json:"coming,omitempty"`
+}
+
+// ComingStage is what a stage that has not begun would do, as the platforms are
+// now. It is planned anew when it begins.
+type ComingStage struct {
+	// Stage counts the playbook's from 0.
+	Stage int          `json:"stage"`
+	Tier  staunch.Tier `json:"tier"`
+	// Begins is when it does, unless a person clears the case or cuts the wait
+	// short; 0 where that is not known yet.
+	Begins staunch.Time `json:"begins,omitempty"`
+	// Window is how long it stays before the one after it.
+	Window staunch.Duration `json:"window,omitempty"`
+	// Deny lists the actions that the fast plane would deny.
+	Deny []string `json:"deny,omitempty"`
+	// Steps are those that the stages before it do not have. What cannot be undone
+	// has the reversibility "irreversible".
+	Steps []staunch.AskedStep `json:"steps"`
+	Gaps  []staunch.Gap       `json:"gaps,omitempty"`
+	// Error says why it is not known what it would do: Steps may be missing some.
+	Error string `json:"error,omitempty"`
+}
+
+// Irreversible counts the steps that cannot be undone.
+func (c ComingStage) Irreversible() int {
+	n := 0
+	for _, s := range c.Steps {
+		if s.Reversibility == staunch.Irreversible {
+			n++
+		}
+	}
+	return n
 }
 
 // DraftItem is one would-be step.
@@ -125,9 +160,52 @@ type Case struct {
 	Signals   []staunch.Signal   `json:"signals"`
 	// Timeline tells it in order, for people.
 	Timeline []Moment `json:"timeline"`
+	// Clocks say how long each step and each hold of the fast plane took: event,
+	// received, decided, intended, called, acknowledged, effective.
+	Clocks []record.Clock `json:"clocks"`
+	// Tree is what was contained, and what came from it, each with its steps.
+	Tree []CaseNode `json:"tree"`
+	// TreeTruncated says that there is more than the tree shows.
+	TreeTruncated bool `json:"tree_truncated,omitempty"`
+	// Coming is what the stages that have not begun would do, while the case waits
+	// in a verification window or for its canary.
+	Coming []ComingStage `json:"coming,omitempty"`
 	// Revives lists what a release would bring back to life, so that it has to be
 	// confirmed.
 	Revives []string `json:"revives,omitempty"`
+	// Safeguards says, of a case whose release was asked for, what keeps the thief out
+	// of what is put back: secrets replaced first, cut-offs that stay, or nothing.
+	Safeguards []string `json:"safeguards,omitempty"`
+}
+
+// CaseNode is one thing of a case's tree: a subject, or what belongs to it or came
+// from it.
+type CaseNode struct {
+	Ref staunch.Ref `json:"ref"`
+	// Rel is how it hangs on the one above; empty for a subject, and for what a
+	// platform named and no record did.
+	Rel   staunch.Rel  `json:"rel,omitempty"`
+	Since staunch.Time `json:"since,omitempty"`
+	// Before says that it is from before the first suspicious moment, and was left
+	// alone.
+	Before bool `json:"before,omitempty"`
+	// Seen says that what is below it stands where it was met first.
+	Seen bool `json:"seen,omitempty"`
+	// Denied lists the actions that the fast plane denies it.
+	Denied   []string   `json:"denied,omitempty"`
+	Steps    []NodeStep `json:"steps,omitempty"`
+	Children []CaseNode `json:"children,omitempty"`
+}
+
+// NodeStep is what was done to a CaseNode, and what undoes it.
+type NodeStep struct {
+	ID            string                `json:"id"`
+	State         staunch.StepState     `json:"state"`
+	Verb          staunch.Verb          `json:"verb"`
+	Attribute     string                `json:"attribute"`
+	Undo          string                `json:"undo"`
+	Reversibility staunch.Reversibility `json:"reversibility,omitempty"`
+	Note          string                `json:"note,omitempty"`
 }
 
 // MaxEvidence bounds the decisions and signals that a Case lists.
@@ -225,6 +303,14 @@ type (
 		Items []store.Token `json:"items"`
 	}
 )
+
+// Decided is one decision.
+type Decided struct {
+	V        int              `json:"v"`
+	Decision staunch.Decision `json:"decision"`
+	// Signals are those that it rests on and that are still kept, at most MaxEvidence.
+	Signals []staunch.Signal `json:"signals"`
+}
 
 // Observed is one event.
 type Observed struct {

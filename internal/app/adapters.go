@@ -206,6 +206,28 @@ func (c cases) check(req api.ContainRequest) error {
 	return nil
 }
 
+// declared refuses an identity that nobody declared: it has no accounts, so nothing
+// would be contained, whatever a mistyped name is thought to do. Where an
+// enforcement point names identities itself, the fast plane can hold such a one.
+func (c cases) declared(r store.Reader, subject staunch.Ref) error {
+	if subject.Kind != staunch.KindIdentity {
+		return nil
+	}
+	for _, s := range c.a.cfg.Guard.Subjects {
+		if s.Kind == staunch.KindIdentity {
+			return nil
+		}
+	}
+	_, err := r.Identity(subject.Value)
+	if errors.Is(err, staunch.ErrNotFound) {
+		return &staunch.Problem{
+			Place: "subject", Reason: fmt.Sprintf("no identity %.100q is declared, so nothing would be contained", subject.Value),
+			Hint: "staunch list identities",
+		}
+	}
+	return err
+}
+
 // sinceForManual is how long before a manual containment its compromise is
 // taken to have begun: what the subject issued in that time is derived.
 const sinceForManual = 36 * time.Hour
@@ -301,6 +323,9 @@ func opened(o contain.Opened) api.Opened {
 // admit passes a containment by hand by the guardrails. It returns what Open needs
 // of it, with its places taken.
 func (c cases) admit(tx store.Tx, subject staunch.Ref, tier staunch.Tier, playbook, opener, reason string) (contain.OpenRequest, error) {
+	if err := c.declared(tx, subject); err != nil {
+		return contain.OpenRequest{}, err
+	}
 	s, now := c.a.current(), staunch.TimeOf(c.a.opt.Clock.Now())
 	res, err := c.a.inv.Resolve(tx, subject, now)
 	if err != nil {
@@ -334,6 +359,9 @@ func (c cases) preview(ctx context.Context, req api.ContainRequest) (staunch.Con
 	if err := c.check(req); err != nil {
 		return staunch.Containment{}, contain.Draft{}, err
 	}
+	if err := c.a.store.View(ctx, func(r store.Reader) error { return c.declared(r, req.Subject) }); err != nil {
+		return staunch.Containment{}, contain.Draft{}, err
+	}
 	p, err := c.playbook(req)
 	if err != nil {
 		return staunch.Containment{}, contain.Draft{}, err
@@ -351,6 +379,7 @@ func (c cases) Plan(ctx context.Context, req api.ContainRequest) (api.Draft, err
 	out := api.Draft{
 		V: staunch.Version, Tier: req.Tier, Playbook: con.Playbook.Name, Stage: con.Stage, Deny: con.Playbook.Stages[con.Stage].Deny,
 		Roots: d.Roots, Derived: d.Derived, Gaps: d.Gaps, ScopeHash: con.Scope.Hash(), Items: []api.DraftItem{},
+		Stages: con.Playbook.Stages, Coming: c.stages(ctx, con, con.Stage+1, contain.AskedSteps(d)),
 	}
 	for _, it := range d.Items {
 		out.Items = append(out.Items, api.DraftItem{Connector: it.Connector, Intent: it.Intent, Found: it.Found})
@@ -495,6 +524,21 @@ type operator struct{ a *App }
 // Checkpoint signs a checkpoint of the record log.
 func (o operator) Checkpoint(ctx context.Context) (record.Checkpoint, error) {
 	return o.a.checkpoint(ctx)
+}
+
+// LastCheckpoint returns the newest that this node signed or has in its file.
+func (o operator) LastCheckpoint() (*record.Checkpoint, error) {
+	c := &o.a.checkpoints
+	c.making.Lock()
+	defer c.making.Unlock()
+	if c.last != nil {
+		last := *c.last
+		return &last, nil
+	}
+	if o.a.cfg.Audit.CheckpointFile == "" {
+		return nil, nil
+	}
+	return lastCheckpoint(o.a.cfg.Audit.CheckpointFile, o.a.chain)
 }
 
 // Reload reads the configuration again. Rules, policies, identities, limits and

@@ -78,6 +78,7 @@ type App struct {
 	logins      logins
 	checkpoints checkpoints
 	drills      drills
+	comings     comings
 	sweeper     *retain.Sweeper
 
 	mu    sync.RWMutex
@@ -164,9 +165,14 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 		Store: a.store, Connectors: a.conns, Sealer: a.keys, Guard: a.guard, Lineage: lineage{a.inv},
 		Teller: a.teller(), Observer: opt.Observer, Clock: opt.Clock, Log: opt.Log, Node: cfg.Node,
 		Protected: a.protected, CallTimeout: opt.CallTimeout,
-		Admit:     a.admitApproved,
-		Judged:    a.judged,
-		Released:  func(tx store.Tx, con staunch.Containment) error { return decide.Released(tx, con.Caps) },
+		Admit:  a.admitApproved,
+		Judged: a.judged,
+		Released: func(tx store.Tx, con staunch.Containment) error {
+			if err := a.engine.Again(tx, con); err != nil {
+				return err
+			}
+			return decide.Released(tx, con.Caps)
+		},
 		Approving: a.approving,
 		Barred:    a.barredStep,
 	}); err != nil {

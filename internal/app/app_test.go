@@ -20,6 +20,7 @@ import (
 	"github.com/staunch-project/staunch/internal/api"
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/connector"
 	"github.com/staunch-project/staunch/internal/connector/connectortest"
 	"github.com/staunch-project/staunch/internal/store"
 )
@@ -34,6 +35,7 @@ type node struct {
 	source staunch.Secret
 	// platform, when given, is behind realm json/app.
 	platform *connectortest.FakePlatform
+	wrap     func(connector.Connector) connector.Connector // nil leaves the platform's as it is
 }
 
 func write(t *testing.T, dir, name, text string) {
@@ -108,7 +110,11 @@ func (n *node) start() {
 		n.t.Fatal(err)
 	}
 	if n.platform != nil {
-		n.app.Connect("json/app", connectortest.NewFake(n.platform, "json/app"))
+		var c connector.Connector = connectortest.NewFake(n.platform, "json/app")
+		if n.wrap != nil {
+			c = n.wrap(c)
+		}
+		n.app.Connect("json/app", c)
 	}
 	if err := n.app.Start(context.Background()); err != nil {
 		n.t.Fatal(err)

@@ -116,6 +116,10 @@ notify: [{name: siem, type: webhook, url: "` + hook.URL + `", secret: whsec_MfKQ
 		t.Fatal(err)
 	}
 	n.start()
+	// It is found without anybody bringing a checkpoint.
+	if status, b := n.call(http.MethodGet, "/v1/records/verify", n.admin, ""); status != http.StatusOK || !bytes.Contains(b, []byte(`"breaks":[{`)) {
+		t.Errorf("a log that was cut is verified as %d %s", status, b)
+	}
 	status, answer := n.call(http.MethodPost, "/v1/records/checkpoint", n.admin, "")
 	if status != http.StatusConflict || !bytes.Contains(answer, []byte(long.Lane)) {
 		t.Errorf("over a log that was cut: %d %s", status, answer)

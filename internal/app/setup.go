@@ -103,6 +103,8 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	policy, err := decide.Parse(files)
 	if err != nil {
 		errs = append(errs, err)
+	} else if err := harmless(policy); err != nil {
+		errs = append(errs, err)
 	}
 	if cfg.Identities != "" {
 		if s.Identities, err = inventory.LoadIdentities(cfg.Identities); err != nil {
@@ -151,6 +153,41 @@ func Load(cfg *config.Config, strict bool) (*Setup, error) {
 	s.Body = body
 	s.Bundle = &pipeline.Bundle{Hash: "sha256:" + hex.EncodeToString(sum[:]), Rules: set, Correlations: correlations, Policy: policy, Groups: inventory.CountGroups(s.Identities)}
 	return s, nil
+}
+
+// faint is a confidence that is evidence of nothing: a fifth of that of a rule of
+// level low.
+const faint = 0.05
+
+// harmless refuses policies that would contain everything: whoever one faint signal
+// names, without anything that says whom they are about. One that matches a rule, an
+// environment or an owner, or that has people approve, may do without a threshold.
+func harmless(set *decide.Set) error {
+	v := decide.View{Confidence: faint, Ceiling: staunch.TierRevoke, Count: 1, Independent: 1}
+	for _, id := range []decide.IdentityFacts{
+		{Kind: string(staunch.IdentityUnknown), Tolerance: string(staunch.ToleranceNormal)},
+		{Kind: string(staunch.IdentityService), Tolerance: string(staunch.ToleranceNormal), Managed: true},
+		{Kind: string(staunch.IdentityHuman), Tolerance: string(staunch.ToleranceNormal), Managed: true},
+	} {
+		out := set.Decide(decide.Input{
+			V: staunch.Version, Subject: staunch.Ref{Kind: staunch.KindAccount, Realm: "any", Scheme: "name", Value: "anyone"},
+			Identity: id, Views: decide.Views{Enforce: v}, Mode: staunch.ModeEnforce,
+		})
+		if out.Verdict != staunch.VerdictContain {
+			continue
+		}
+		place := ""
+		for _, p := range set.Policies() {
+			if p.ID == out.Policy {
+				place = p.Place
+			}
+		}
+		return &staunch.Problem{
+			Place: place, Reason: fmt.Sprintf("policy %s would contain everything: tier %s of confidence %.2f, whoever it is about", out.Policy, out.Tier, faint),
+			Hint: "give it thresholds (then.tiers with at), or say whom it is about (match, when); mode: shadow tries it out",
+		}
+	}
+	return nil
 }
 
 // unless is n, or 0 where that is the default.

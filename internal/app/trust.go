@@ -11,6 +11,7 @@ import (
 	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/detect/sigma"
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
+	"github.com/staunch-project/staunch/internal/notify"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -46,9 +47,11 @@ func declaredIn(rules map[string]*sigma.Rule) func(string) staunch.Mode {
 }
 
 // judged has what a person said of a containment count for the rules behind it, in
-// the transaction that keeps the verdict, and tells people of demotions.
+// the transaction that keeps the verdict, and tells people of demotions and of
+// corrections in the rules' favour.
 func (a *App) judged(tx store.Tx, con staunch.Containment, was *staunch.Judged, now staunch.Time) ([]string, error) {
-	rules, demoted, err := decide.Judge(tx, con, was, declaredIn(rulesOf(a.current().Bundle)), now)
+	declared := declaredIn(rulesOf(a.current().Bundle))
+	rules, demoted, err := decide.Judge(tx, con, was, declared, now)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +60,37 @@ func (a *App) judged(tx store.Tx, con staunch.Containment, was *staunch.Judged, 
 			return nil, err
 		}
 	}
+	if v := con.Judged; v != nil && was != nil && was.Verdict == staunch.JudgedWrong && v.Verdict == staunch.JudgedRight {
+		return rules, a.tellCorrected(tx, con, *was, rules, declared, now)
+	}
 	return rules, nil
+}
+
+// tellCorrected tells people that a case which they were told was wrong was called
+// for after all, and where that leaves the rules that it counted against.
+func (a *App) tellCorrected(tx store.Tx, con staunch.Containment, was staunch.Judged, rules []string, declared func(string) staunch.Mode, now staunch.Time) error {
+	var stand []notify.RuleStand
+	for _, rule := range rules {
+		if !slices.Contains(was.Rules, rule) {
+			continue // nobody was told anything of it
+		}
+		t, err := tx.Trust(rule)
+		if err != nil && !errors.Is(err, staunch.ErrNotFound) {
+			return fmt.Errorf("reading the trust in rule %s: %w", rule, err)
+		}
+		d := declared(rule)
+		stand = append(stand, notify.RuleStand{Rule: rule, Mode: t.Now(d), Declared: d, Wrong: t.Wrong, Right: t.Right})
+	}
+	if len(stand) == 0 {
+		return nil
+	}
+	for _, n := range a.teller().Corrected(con, was, stand, now) {
+		if err := tx.PutNotice(n); err != nil {
+			return err
+		}
+	}
+	tx.OnCommit(a.notify.Wake)
+	return nil
 }
 
 func (a *App) tellTrust(tx store.Tx, ev staunch.TrustEvent) error {

@@ -158,8 +158,15 @@ func TestJudgeLater(t *testing.T) {
 	// It says nothing of the other case, whose verdict comes with its release.
 	answer[api.Changed](n, http.MethodPost, "/v1/containments/"+other+"/release", `{"reason":"keys replaced","rotated":true,"verdict":"right"}`)
 	rule(1, 1, staunch.ModeRecommend)
+	if n.told("trust.corrected") {
+		t.Error("a correction was told before there was one in the rule's favour")
+	}
 	judge("right")
 	rule(0, 2, staunch.ModeRecommend)
+	// Who was told that it was wrong is told that it was not, and where the rule stands.
+	if !n.told("trust.corrected") {
+		t.Error("nobody was told of the correction")
+	}
 
 	c := answer[api.Case](n, http.MethodGet, path, "")
 	var told []string

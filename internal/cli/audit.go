@@ -37,7 +37,8 @@ func newAuditVerifyCmd(g *globals) *cobra.Command {
 		Short: "Verify the record log, on the server or in an export, or a bundle of evidence",
 		Long: `Verify that no record was changed, moved, dropped or added.
 
-Without --export the server checks its own log. With it, an export is checked
+Without --export the server checks its own log, and that what the newest checkpoint
+that it knows of saw is still there. With it, an export is checked
 here, without a server: with the key file every hash is computed again; with the
 public key alone, signatures and links are checked. --checkpoint takes a
 checkpoint that was signed earlier, and what it saw must still be there, which is

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,14 +29,29 @@ func (g *globals) changed(ch api.Changed) error {
 			line += ", it runs out " + shortTime(con.Expires)
 		}
 		row(w, line)
+		if r := con.Release; r != nil && con.Phase == staunch.PhaseReleasing {
+			row(w, rearmLine(*r)+"; what stays in force: staunch show "+con.ID)
+		}
 		if a := con.Asked; a != nil && con.Phase == staunch.PhaseApproval {
 			row(w, fmt.Sprintf("%d of %d people approved it; the next: staunch approve %s", len(con.Approvals), a.Persons, con.ID))
 		}
 	})
 }
 
+// rearmLine says what keeps a thief out of what a release puts back.
+func rearmLine(r staunch.Release) string {
+	switch {
+	case r.Rotated:
+		return "the secrets were replaced first, and what the fast plane denied of the old ones stays denied"
+	case r.Revive:
+		return "secrets that may be stolen work again as they are"
+	}
+	return "no secret that may be stolen comes back to life"
+}
+
 func newReleaseCmd(g *globals) *cobra.Command {
 	var req api.ReleaseRequest
+	var keep []string
 	cmd := &cobra.Command{
 		Use:   "release ID --reason TEXT",
 		Short: "Release a containment: put back what was there",
@@ -48,16 +64,117 @@ may work again (--revive).
 
 --wrong says that it was a false positive: in the same transaction every rule that
 was a meaningful part of it goes one mode down, from enforce to recommend to
-shadow, on all nodes, and people are told (staunch trust).`,
+shadow, on all nodes, and people are told (staunch trust).
+
+--keep releases a part: what is named stays contained. A case of its own claims what
+is in force on it, and only when that holds is this one released.`,
 		Example: `  staunch release con_0123456789abcdef0123 --reason "a false alarm" --wrong --rotated
+  staunch release con_0123456789abcdef0123 --reason "only the key leaked" --keep credential:aws/prod:access-key-id:AKIA… --revive
   staunch release con_0123456789abcdef0123 --reason "never left the laptop" --revive`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return g.release(cmd, args[0], req, (*client.Client).Release)
+			kept := make([]staunch.Ref, 0, len(keep))
+			for _, s := range keep {
+				ref, err := parseRef(s)
+				if err != nil {
+					return err
+				}
+				kept = append(kept, ref)
+			}
+			return g.release(cmd, args[0], req, func(c *client.Client, ctx context.Context, id string, r api.ReleaseRequest) (api.Changed, error) {
+				if err := g.keepPart(ctx, c, id, r, kept); err != nil {
+					return api.Changed{}, err
+				}
+				return c.Release(ctx, id, r)
+			})
 		},
 	}
 	releaseFlags(g, cmd, &req)
+	cmd.Flags().StringArrayVar(&keep, "keep", nil, "what of it stays contained, in a case of its own; may be given several times")
 	return cmd
+}
+
+// How long a part that is kept may take to be held, and how often that is looked at.
+const (
+	keepTimeout = time.Minute
+	keepEvery   = 200 * time.Millisecond
+)
+
+// keepPart has cases of their own claim what the case has in force on some of what it
+// contains, and returns when they do. On an error nothing is released; the same again
+// finds the same cases.
+func (g *globals) keepPart(ctx context.Context, c *client.Client, id string, r api.ReleaseRequest, kept []staunch.Ref) error {
+	if len(kept) == 0 {
+		return nil
+	}
+	cs, err := c.Containment(ctx, id)
+	if err != nil {
+		return err
+	}
+	con := cs.Containment
+	if !con.Phase.Open() || con.Phase.Idle() || con.Phase == staunch.PhaseReleasing {
+		return &exitError{code: ExitConflict, err: fmt.Errorf("conflict: %s is %s, so there is nothing to keep", id, con.Phase)}
+	}
+	for _, ref := range kept {
+		if ref == con.Subject || slices.Contains(con.Names, ref) {
+			return usagef("--keep %s is all of it: nothing would be released", ref)
+		}
+		if !slices.ContainsFunc(cs.Holds, func(h staunch.Hold) bool { return h.Target.Ref == ref && h.Active() }) {
+			return &exitError{code: ExitUsage, err: fmt.Errorf("--keep %s: %s has nothing in force on it", ref, id), hint: "staunch show " + id + " has what it contains, as a tree"}
+		}
+	}
+	// What would be refused after the parts have cases is refused before.
+	for _, line := range cs.Revives {
+		if !r.Revive && !r.Rotated && !slices.ContainsFunc(kept, func(ref staunch.Ref) bool {
+			rest, ok := strings.CutPrefix(line, ref.String())
+			return ok && (strings.HasPrefix(rest, "#") || strings.HasPrefix(rest, ": "))
+		}) {
+			return &exitError{code: ExitConflict, err: fmt.Errorf("the release would bring possibly stolen secrets back to life: %s", line), hint: revivesHint}
+		}
+	}
+	for _, ref := range kept {
+		o, err := c.Contain(ctx, api.ContainRequest{Subject: ref, Tier: con.Playbook.Stages[con.Stage].Tier, Reason: "kept of " + id + ": " + r.Reason, Key: "keep-" + id})
+		if err != nil {
+			return err
+		}
+		if err := g.awaitHeld(ctx, c, o.Containment.ID); err != nil {
+			return err
+		}
+		g.errf("%s stays contained: %s\n", clean(ref.String()), o.Containment.ID)
+	}
+	return nil
+}
+
+// awaitHeld waits until a case has everything in force.
+func (g *globals) awaitHeld(ctx context.Context, c *client.Client, id string) error {
+	not := func(code int, format string, args ...any) error {
+		return &exitError{code: code, err: fmt.Errorf("nothing was released: "+format, args...), hint: "staunch show " + id + " says what is in the way; then the same command again"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	for {
+		cs, err := c.Containment(ctx, id)
+		switch {
+		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return not(ExitUnavailable, "%s, which keeps a part, is not held after %s", id, keepTimeout)
+		case err != nil:
+			return err
+		}
+		switch con := cs.Containment; con.Phase {
+		case staunch.PhaseHeld, staunch.PhaseWindow:
+			if slices.ContainsFunc(cs.Steps, func(s staunch.Step) bool { return s.State == staunch.StepFailed }) {
+				return not(ExitConflict, "a step of %s, which keeps a part, failed", id)
+			}
+			return nil
+		case staunch.PhaseOpen, staunch.PhaseActing:
+		default:
+			return not(ExitConflict, "%s, which keeps a part, is %s", id, con.Phase)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(keepEvery):
+		}
+	}
 }
 
 func newJudgeCmd(g *globals) *cobra.Command {
@@ -156,6 +273,8 @@ func needReason(s string) error {
 	return nil
 }
 
+const revivesHint = "replace the secrets first and say --rotated, or confirm that they may work again with --revive"
+
 type releaser = func(*client.Client, context.Context, string, api.ReleaseRequest) (api.Changed, error)
 
 func (g *globals) release(cmd *cobra.Command, id string, req api.ReleaseRequest, do releaser) error {
@@ -174,7 +293,7 @@ func (g *globals) release(cmd *cobra.Command, id string, req api.ReleaseRequest,
 		ch, err := do(c, cmd.Context(), id, req)
 		var ce *client.Error
 		if errors.As(err, &ce) && ce.Code == api.CodeRevives {
-			return &exitError{code: ExitConflict, err: err, hint: "replace the secrets first and say --rotated, or confirm that they may work again with --revive"}
+			return &exitError{code: ExitConflict, err: err, hint: revivesHint}
 		}
 		if err != nil {
 			return err
@@ -192,6 +311,13 @@ func newAdvanceCmd(g *globals) *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.withClient(func(c *client.Client) error {
+				g.showFirst(func(w io.Writer) error {
+					cs, err := c.Containment(cmd.Context(), args[0])
+					if err == nil {
+						writeComing(w, cs.Containment, cs.Coming)
+					}
+					return err
+				})
 				if err := g.confirm("Begin the next stage of %s now? Some of it may not be undone.", args[0]); err != nil {
 					return err
 				}

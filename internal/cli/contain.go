@@ -82,6 +82,13 @@ See first what it would do with staunch plan.`,
 			}
 			return g.withClient(func(c *client.Client) error {
 				if req.Tier == staunch.TierRevoke {
+					g.showFirst(func(w io.Writer) error {
+						d, err := c.Plan(cmd.Context(), req)
+						if err == nil {
+							writeDraft(w, d)
+						}
+						return err
+					})
 					if err := g.confirm("Contain %s at tier revoke? Some of that cannot be undone.", req.Subject); err != nil {
 						return err
 					}
@@ -133,8 +140,8 @@ func newPlanCmd(g *globals) *cobra.Command {
 		Use:   "plan SUBJECT",
 		Short: "Show what a containment would do, and change nothing",
 		Long: `Show what containing a subject would do now. The platforms are read, nothing is
-changed. It shows the playbook's first stage; later ones are planned when their
-time comes.
+changed. It shows the playbook's first stage, and what the later ones would do as
+the platforms are now; those are planned anew when their time comes.
 
 With --out the plan is written to a file, which staunch apply carries out exactly
 as it is, once, until it runs out. The file is signed by the server and must not be
@@ -178,7 +185,7 @@ changed; it has no secrets. A file that is there already is not overwritten.`,
 
 func writeDraft(w io.Writer, d api.Draft) {
 	field(w, "tier", d.Tier)
-	field(w, "playbook", d.Playbook)
+	field(w, "playbook", stagesLine(d.Playbook, d.Stages, d.Stage))
 	for i, r := range d.Roots {
 		field(w, []string{"subject", ""}[min(i, 1)], r)
 	}
@@ -193,13 +200,16 @@ func writeDraft(w io.Writer, d api.Draft) {
 		row(w, "VERB", "TARGET", "NOW", "CALL", "UNDO")
 		for _, it := range d.Items {
 			undo := it.Intent.Undo
-			if it.Intent.Revives {
+			if it.Intent.Reversibility == staunch.Irreversible {
+				undo = "cannot be undone"
+			} else if it.Intent.Revives {
 				undo += " (revives a possibly stolen secret)"
 			}
 			row(w, it.Intent.Verb, it.Intent.Target, it.Found, it.Intent.Call, undo)
 		}
 	}
 	writeGaps(w, d.Gaps)
+	writeComing(w, staunch.Containment{}, d.Coming)
 }
 
 func writeGaps(w io.Writer, gaps []staunch.Gap) {

@@ -188,7 +188,7 @@ func writeKnown(w io.Writer, k api.Known) {
 }
 
 func writeLineage(w io.Writer, nodes []api.Lineage, indent string) {
-	words := map[staunch.Rel]string{staunch.RelOf: "belongs to it", staunch.RelBy: "issued by it", staunch.RelSame: "the same"}
+	words := relWords()
 	for _, n := range nodes {
 		seen := ""
 		if n.Seen {

@@ -287,6 +287,21 @@ func (g *globals) confirm(format string, args ...any) error {
 	return g.ask(fmt.Sprintf(format, args...))
 }
 
+// showFirst shows, before a person at a terminal is asked to confirm, what would be
+// done. That it could not be had is said, and keeps nobody from going on.
+func (g *globals) showFirst(table func(w io.Writer) error) {
+	if g.yes || !g.terminal() {
+		return
+	}
+	var failed error
+	if err := g.printTo(g.stderr, func(w io.Writer) { failed = table(w) }); err != nil {
+		return
+	}
+	if failed != nil {
+		g.errf("What it would do could not be had: %s\n", clean(failed.Error()))
+	}
+}
+
 func (g *globals) ask(question string) error {
 	g.errf("%s [y/N] ", clean(question))
 	var line []byte

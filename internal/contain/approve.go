@@ -56,6 +56,15 @@ func askedStep(it DraftItem) staunch.AskedStep {
 	}
 }
 
+// AskedSteps returns what people would be asked to approve of a draft.
+func AskedSteps(d Draft) []staunch.AskedStep {
+	out := make([]staunch.AskedStep, 0, len(d.Items))
+	for _, it := range d.Items {
+		out = append(out, askedStep(it))
+	}
+	return out
+}
+
 // drawAsked reads what people are to be asked to approve, and commits it.
 func (e *Engine) drawAsked(ctx context.Context, c Case) error {
 	con := c.Containment

@@ -643,3 +643,71 @@ func (e *Engine) Derived(tx store.Tx, id string) error {
 	tx.OnCommit(func() { e.Kick(id) })
 	return nil
 }
+
+// Again has the other open cases that contain what a released case has put back look
+// at the platforms once more. A platform names a case only what is there: grants that
+// one case had taken away were not there to be claimed by the next, and are again.
+// Until their child plans are carried out, what was put back is in force.
+func (e *Engine) Again(tx store.Tx, released staunch.Containment) error {
+	steps, err := tx.Steps(released.ID)
+	if err != nil {
+		return err
+	}
+	done := map[string]bool{released.ID: true}
+	looked := map[staunch.Ref]bool{}
+	for _, s := range steps {
+		ref := s.Target.Ref
+		if s.State != staunch.StepReverted || looked[ref] {
+			continue
+		}
+		looked[ref] = true
+		h, err := tx.ActiveHold(staunch.PlaneGuard, staunch.Target{Ref: ref, Attribute: guardAttribute})
+		if err := ignoreNotFound(err); err != nil {
+			return err
+		}
+		cases, err := tx.OpenContainments([]staunch.Ref{ref})
+		if err != nil {
+			return err
+		}
+		ids := slices.Clone(h.Claims)
+		for _, c := range cases {
+			ids = append(ids, c.ID)
+		}
+		for _, id := range ids {
+			if done[id] {
+				continue
+			}
+			done[id] = true
+			if err := e.lookAgain(tx, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lookAgain has a case make a child plan.
+func (e *Engine) lookAgain(tx store.Tx, id string) error {
+	con, err := tx.Containment(id)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	switch con.Phase {
+	case staunch.PhaseOpen, staunch.PhaseActing, staunch.PhaseWindow, staunch.PhaseHeld:
+	default:
+		return nil
+	}
+	if con.Children >= maxChildren {
+		return nil
+	}
+	con.Replan = true
+	con.Changed = max(staunch.TimeOf(e.opt.Clock.Now()), con.Changed+1)
+	if err := tx.PutContainment(con); err != nil {
+		return err
+	}
+	if err := e.putTimer(tx, con); err != nil {
+		return err
+	}
+	tx.OnCommit(func() { e.Kick(id) })
+	return nil
+}

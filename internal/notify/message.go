@@ -41,6 +41,8 @@ const (
 	// KindDemoted and KindPromoted tell that a rule may go less far, or further.
 	KindDemoted  Kind = "trust.demoted"
 	KindPromoted Kind = "trust.promoted"
+	// KindCorrected tells that a containment which was judged wrong is judged right.
+	KindCorrected Kind = "trust.corrected"
 	// KindDrillFailed tells that an exercise failed: what it exercises may not work.
 	KindDrillFailed Kind = "drill.failed"
 )
@@ -51,7 +53,7 @@ const (
 func (k Kind) Urgent() bool {
 	switch k {
 	case KindApproval, KindTrouble, KindResidual, KindExpired, KindProtected, KindCapped, KindBreaker, KindTest,
-		KindCheckpoint, KindLogChanged, KindDemoted, KindPromoted, KindDrillFailed:
+		KindCheckpoint, KindLogChanged, KindDemoted, KindPromoted, KindCorrected, KindDrillFailed:
 		return true
 	}
 	return false
@@ -258,6 +260,42 @@ func (t Teller) RuleMoved(ev staunch.TrustEvent) []store.Notice {
 	return t.rows(m, nil, ev.At)
 }
 
+// RuleStand is where a rule stands.
+type RuleStand struct {
+	Rule string
+	// Mode is how far it may go, Declared what its file says.
+	Mode, Declared staunch.Mode
+	// Wrong and Right count the containments that were judged so.
+	Wrong, Right int
+}
+
+// Corrected returns rows that tell every channel that a case was called for after all,
+// and where the rules stand that it counted against until then.
+func (t Teller) Corrected(con staunch.Containment, was staunch.Judged, rules []RuleStand, now staunch.Time) []store.Notice {
+	v := con.Judged
+	m := Message{
+		V: staunch.Version, ID: newID("msg", string(KindCorrected), con.ID, fmt.Sprint(v.Given)), Kind: KindCorrected, Containment: con.ID,
+		Subject: con.Subject, At: now, Release: "staunch show " + con.ID,
+		Identity: Who{Name: con.Identity.Name, Kind: con.Identity.Kind, Owner: con.Identity.Owner, Environment: con.Identity.Environment},
+		Why:      []string{fmt.Sprintf("it was called for, says %s: %s; before that %s judged it wrong: %s", v.By, v.Reason, was.By, was.Reason)},
+	}
+	for _, r := range rules {
+		line := fmt.Sprintf("rule %s is in mode %s (%d judged wrong, %d right)", r.Rule, r.Mode, r.Wrong, r.Right)
+		if r.Mode < r.Declared {
+			if !strings.Contains(m.Release, "promote") {
+				m.Release = "staunch trust promote " + r.Rule + "\nA correction gives no rule its mode back: only a person promotes one."
+			}
+			line += fmt.Sprintf("; its file says %s", r.Declared)
+		}
+		m.Why = append(m.Why, line)
+	}
+	m.Why = firstLines(m.Why)
+	if t.Link != nil {
+		m.URL = t.Link(con.ID)
+	}
+	return t.rows(m, nil, now)
+}
+
 // DrillFailed returns rows that tell every channel of an exercise that failed.
 func (t Teller) DrillFailed(d staunch.Drill) []store.Notice {
 	m := Message{
@@ -364,7 +402,12 @@ func howTo(kind Kind, c staunch.Containment, steps []staunch.Step) string {
 	}
 	out := "staunch release " + c.ID
 	if c.Phase == staunch.PhaseWindow {
-		out = "staunch clear " + c.ID + "\nThe next stage follows at " + c.WindowEnds.String() + "."
+		next := ""
+		if n := c.Stage + 1; n < len(c.Playbook.Stages) {
+			next = " (tier " + c.Playbook.Stages[n].Tier.String() + ")"
+		}
+		out = "staunch clear " + c.ID + "\nThe next stage" + next + " follows at " + c.WindowEnds.String() +
+			". What of it cannot be undone: staunch show " + c.ID
 	}
 	if slices.ContainsFunc(steps, func(s staunch.Step) bool {
 		return s.Intent.Revives && s.State != staunch.StepReverted && s.State != staunch.StepVoid

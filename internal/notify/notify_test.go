@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -700,7 +701,7 @@ func TestWhatToDoNext(t *testing.T) {
 		want  string
 	}{
 		"held":     {"contained", func(*staunch.Containment) {}, "staunch release con_1"},
-		"window":   {"stage", func(c *staunch.Containment) { c.Phase, c.WindowEnds = staunch.PhaseWindow, 1_790_000_000_000_000 }, "staunch clear con_1\nThe next stage follows at 2026-09-21T14:13:20.000000Z."},
+		"window":   {"stage", func(c *staunch.Containment) { c.Phase, c.WindowEnds = staunch.PhaseWindow, 1_790_000_000_000_000 }, "staunch clear con_1\nThe next stage follows at 2026-09-21T14:13:20.000000Z. What of it cannot be undone: staunch show con_1"},
 		"approval": {"approval", func(c *staunch.Containment) { c.Phase = staunch.PhaseApproval }, "staunch show con_1\nNothing is done until someone approves it."},
 		"released": {"released", func(c *staunch.Containment) { c.Phase = staunch.PhaseReleased }, ""},
 	} {
@@ -721,5 +722,33 @@ func TestWhatToDoNext(t *testing.T) {
 	}
 	if m := MessageOf("Odd event!", con, nil, 7); m.Validate() != nil {
 		t.Errorf("an odd event: %v", m.Validate())
+	}
+}
+
+// TestCorrected: whoever was told that a containment was wrong is told that it was not,
+// and where that leaves the rules.
+func TestCorrected(t *testing.T) {
+	con, _ := containment()
+	con.Judged = &staunch.Judged{Verdict: staunch.JudgedRight, By: "ann", Reason: "the key was on a paste site", Given: 2}
+	was := staunch.Judged{Verdict: staunch.JudgedWrong, By: "bob", Reason: "the backup job"}
+	rows := Teller{Channels: []string{"ops", "siem"}}.Corrected(con, was, []RuleStand{
+		{Rule: "dump", Mode: staunch.ModeRecommend, Declared: staunch.ModeEnforce, Right: 2},
+		{Rule: "peek", Mode: staunch.ModeEnforce, Declared: staunch.ModeEnforce, Right: 1},
+	}, 1_790_000_000_000_000)
+	if len(rows) != 2 || rows[0].ID == rows[1].ID {
+		t.Fatalf("%+v", rows)
+	}
+	m, err := messageOf(rows[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"it was called for, says ann: the key was on a paste site; before that bob judged it wrong: the backup job",
+		"rule dump is in mode recommend (0 judged wrong, 2 right); its file says enforce",
+		"rule peek is in mode enforce (0 judged wrong, 1 right)",
+	}
+	if !slices.Equal(m.Why, want) || m.Kind != KindCorrected || !m.Kind.Urgent() || m.Containment != con.ID ||
+		!strings.HasPrefix(m.Release, "staunch trust promote dump\n") {
+		t.Errorf("%+v", m)
 	}
 }

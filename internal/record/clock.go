@@ -17,6 +17,13 @@ const (
 	markEffective    = "effective"
 )
 
+// ClocksOf returns the clocks of a case, as its evidence has them.
+func ClocksOf(r Rows) []Clock {
+	return clocks(Evidence{
+		Containment: r.Containment, Decisions: r.Decisions, Signals: r.Signals, Events: r.Events, Steps: r.Steps, Holds: r.Holds,
+	})
+}
+
 // clocks gives every step, and every hold of the fast plane, its times. Where
 // several decisions led to the case, a step's is the newest that was made before
 // its intent; of that decision's signals, the newest that was learned before it.

@@ -417,6 +417,14 @@ func (c *Client) Decisions(ctx context.Context, p Page) (api.Decisions, error) {
 	return get[api.Decisions](ctx, c, "/v1/decisions", p.query())
 }
 
+// Decision returns one decision, with the signals that it rests on.
+func (c *Client) Decision(ctx context.Context, id string) (api.Decided, error) {
+	if err := checkID(id); err != nil {
+		return api.Decided{}, err
+	}
+	return get[api.Decided](ctx, c, "/v1/decisions/"+id, nil)
+}
+
 // Event returns one event.
 func (c *Client) Event(ctx context.Context, id string) (api.Observed, error) {
 	if err := checkID(id); err != nil {
