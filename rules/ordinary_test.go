@@ -25,14 +25,14 @@ var ordinary = []struct {
 		"s3 GetObject", "s3 PutObject", "s3 ListObjects", "s3 HeadBucket", "s3 GetBucketAcl", "sts AssumeRole", "sts GetCallerIdentity", "ec2 DescribeInstances", "ec2 RunInstances", "ec2 StartInstances", "ec2 CreateTags", "ec2 CreateSnapshot",
 		"logs CreateLogStream", "logs PutLogEvents", "lambda Invoke", "lambda ListFunctions20150331", "lambda UpdateFunctionCode20150331v2", "kms Decrypt", "kms GenerateDataKey", "dynamodb GetItem", "dynamodb PutItem", "ssm GetParameter", "ssm GetParameters", "ssm UpdateInstanceInformation",
 		"secretsmanager GetSecretValue", "ecr GetAuthorizationToken", "ecr BatchGetImage", "ecr PutImage", "cloudformation DescribeStacks", "rds DescribeDBInstances", "iam GetRole", "iam ListRoles", "monitoring PutMetricData", "sqs SendMessage", "ecs UpdateService",
-		"route53 ChangeResourceRecordSets", "cloudtrail DescribeTrails", "bedrock InvokeModel", "backup StartBackupJob",
+		"route53 ChangeResourceRecordSets", "cloudtrail DescribeTrails", "bedrock InvokeModel", "backup StartBackupJob", "rds CreateDBInstance", "rds RestoreDBInstanceFromDBSnapshot", "ec2 CreateFleet", "kms CreateGrant", "secretsmanager RotateSecret", "ec2 DescribeSnapshots",
 	}},
 	{"azure", "activitylogs", `{"category": "Administrative", "operationName": "NAME", "resultType": "Success", "callerIpAddress": "198.51.100.23", "properties": {"requestbody": "{\"properties\":{}}"}}`, []string{
 		"Microsoft.Compute/virtualMachines/start/action", "Microsoft.Compute/virtualMachines/write", "Microsoft.Compute/disks/write", "Microsoft.Storage/storageAccounts/read", "Microsoft.Storage/storageAccounts/blobServices/containers/write", "Microsoft.Network/publicIPAddresses/write", "Microsoft.Network/networkInterfaces/write",
 		"Microsoft.Resources/deployments/write", "Microsoft.Resources/tags/write", "Microsoft.Web/sites/write", "Microsoft.Web/sites/restart/action", "Microsoft.Insights/diagnosticSettings/write", "Microsoft.KeyVault/vaults/write", "Microsoft.Sql/servers/databases/write", "Microsoft.Authorization/roleAssignments/read",
 	}},
 	{"azure", "auditlogs", `{"category": "AuditLogs", "operationName": "NAME", "properties": {"result": "success", "activityDisplayName": "NAME", "targetResources": [{"displayName": "x", "modifiedProperties": [{"displayName": "LastDirSyncTime", "newValue": "[]"}]}]}}`, []string{
-		"Import", "Export",
+		"Import", "Export", "Update user", "Access review ended",
 	}},
 	{"azure", "kube-audit", `{"category": "kube-audit", "properties": {"log": "{\"kind\":\"Event\",\"verb\":\"NAME\",\"user\":{\"username\":\"dana@contoso.example\"},\"sourceIPs\":[\"198.51.100.23\"],\"objectRef\":{\"resource\":\"NAME2\",\"namespace\":\"shop\",\"name\":\"x\"},\"responseStatus\":{\"code\":200},\"requestObject\":{\"spec\":{\"containers\":[{\"name\":\"a\",\"securityContext\":{\"runAsNonRoot\":true}}]}}}"}}`, inCluster},
 	{"kubernetes", "audit", `{"kind": "Event", "verb": "NAME", "user": {"username": "dana@example.com", "groups": ["system:authenticated"]}, "sourceIPs": ["198.51.100.23"], "objectRef": {"resource": "NAME2", "namespace": "shop", "name": "x"}, "responseStatus": {"code": 200},
@@ -40,6 +40,7 @@ var ordinary = []struct {
 	{"gcp", "gcp.audit", `{"protoPayload": {"methodName": "NAME", "serviceName": "k8s.io", "authenticationInfo": {"principalEmail": "dana@acme.example"}, "authorizationInfo": [{"granted": true, "permission": "NAME"}], "status": {}, "requestMetadata": {"callerIp": "198.51.100.23"}, "resourceName": "core/v1/namespaces/shop/x"}}`, []string{
 		"storage.objects.get", "storage.objects.list", "storage.objects.create", "storage.buckets.get", "v1.compute.instances.list", "v1.compute.instances.insert", "v1.compute.instances.start", "v1.compute.instances.delete", "google.cloud.secretmanager.v1.SecretManagerService.ListSecrets",
 		"google.iam.admin.v1.ListServiceAccounts", "google.pubsub.v1.Publisher.Publish", "google.cloud.bigquery.v2.JobService.InsertJob", "google.cloud.run.v1.Services.GetService", "google.container.v1.ClusterManager.GetCluster", "cloudsql.instances.connect",
+		"google.iam.v2.Policies.ListPolicies", "v1.compute.instanceTemplates.insert", "cloudsql.instances.get",
 		"io.k8s.core.v1.pods.list", "io.k8s.core.v1.configmaps.get", "io.k8s.apps.v1.deployments.patch", "io.k8s.coordination.v1.leases.update",
 	}},
 	{"gcp", "", `{"id": {"applicationName": "NAME"}, "actor": {"email": "dana@acme.example"}, "name": "NAME2", "parameters": {"login_type": "google_password", "is_suspicious": false, "visibility": "private", "scope": ["https://www.googleapis.com/auth/userinfo.email"]}}`, []string{

@@ -574,7 +574,9 @@ func (p *Pipeline) follow(tx store.Tx, it *item, facts []staunch.Fact) error {
 		if f.By.IsZero() {
 			continue
 		}
-		for _, id := range p.watch.cases(f.By, f.Of) {
+		// By a session that is new, of an account that is contained: who acted is more
+		// than who made it.
+		for _, id := range p.watch.cases(append([]staunch.Ref{f.By, f.Of}, it.event.Actor...)...) {
 			if err := p.opt.Cases.Derived(tx, id); err != nil && !errors.Is(err, staunch.ErrNotFound) {
 				return err
 			}

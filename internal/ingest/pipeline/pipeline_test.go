@@ -416,6 +416,18 @@ func TestDerived(t *testing.T) {
 	}
 }
 
+// TestDerivedByAnotherSession: of an account that is contained, what a session
+// makes that nobody has seen before is contained with it.
+func TestDerivedByAnotherSession(t *testing.T) {
+	r := newRig(t)
+	r.ingest(r.rec("1", "account", "dan"))
+	id := r.effectAt(staunch.TimeOf(r.clock.Now()))
+	r.ingest(r.rec("2", "issue", "dan", "session", "dan.9", "issued", "sha256:cc"))
+	if calls := r.spy.list(); !slices.Contains(calls, "derived "+id) {
+		t.Errorf("calls %v", calls)
+	}
+}
+
 func TestBrokenRecords(t *testing.T) {
 	r := newRig(t)
 	body := strings.Join([]string{
