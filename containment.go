@@ -211,6 +211,9 @@ type Release struct {
 	// Rotated says that the secret was replaced first, so that nothing stolen
 	// comes back to life.
 	Rotated bool `json:"rotated,omitempty"`
+	// TokenLife says that no session or credential that was denied lives longer than
+	// this; it was denied for as long, so that it is worth nothing any more.
+	TokenLife Duration `json:"token_life,omitempty"`
 	// Verdict says whether the containment was called for, where whoever released
 	// it said so. The case's Judged has what people say of it by now.
 	Verdict Judgement `json:"verdict,omitempty"`

@@ -100,6 +100,8 @@ func safeguards(c Case) []string {
 	switch {
 	case r.Rotated:
 		out = append(out, "rotated: "+r.By+" says that the secrets were replaced first")
+	case r.TokenLife > 0:
+		out = append(out, fmt.Sprintf("waited out: %s says that what was denied lives for %s, and it was denied for longer", r.By, r.TokenLife.Std()))
 	case r.Revive:
 		out = append(out, "none for secrets: "+r.By+" confirmed that those which may be stolen may work again as they are")
 	}

@@ -168,7 +168,7 @@ func (s *Server) registerContainments() {
 		operation(s, Route{Method: "POST", Path: path, Verb: verb},
 			huma.Operation{
 				OperationID: id, Summary: summary, Tags: tags,
-				Description: "Where it would bring a possibly stolen secret back to life, the answer is 409 with the code \"revives\" and the list, until the request confirms it (revive) or says that the secret was replaced first (rotated).",
+				Description: "Where it would bring a possibly stolen secret back to life, the answer is 409 with the code \"revives\" and the list, until the request confirms it (revive), says that the secret was replaced first (rotated), or for how long a token lives that has been denied for longer (token_life).",
 				Errors:      []int{http.StatusNotFound, http.StatusConflict},
 			},
 			func(ctx context.Context, p auth.Principal, in *releaseInput) (*out[Changed], error) {
@@ -177,8 +177,8 @@ func (s *Server) registerContainments() {
 					return nil, err
 				}
 				return s.change(ctx, p, verb, in.ID, func(tx store.Tx) (staunch.Containment, error) {
-					con, err := do(tx, in.ID, staunch.Release{Reason: reason, By: p.Name, Revive: in.Body.Revive, Rotated: in.Body.Rotated, Verdict: in.Body.Verdict})
-					if !errors.Is(err, staunch.ErrConflict) || in.Body.Revive || in.Body.Rotated {
+					con, err := do(tx, in.ID, staunch.Release{Reason: reason, By: p.Name, Revive: in.Body.Revive, Rotated: in.Body.Rotated, TokenLife: in.Body.TokenLife, Verdict: in.Body.Verdict})
+					if !errors.Is(err, staunch.ErrConflict) || in.Body.Revive || in.Body.Rotated || in.Body.TokenLife > 0 {
 						return con, err
 					}
 					items, rerr := s.opt.Cases.Revivals(tx, in.ID)
@@ -186,7 +186,7 @@ func (s *Server) registerContainments() {
 						return con, err
 					}
 					pr := newProblem(http.StatusConflict, CodeRevives, "the release would bring possibly stolen secrets back to life").
-						hint("replace the secrets first and say so (rotated), or confirm that they may work again (revive)")
+						hint("replace the secrets first and say so (rotated), wait until tokens have run out and say how long they live (token_life), or confirm that they may work again (revive)")
 					pr.Revives = items
 					return con, pr
 				})

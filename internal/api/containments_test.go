@@ -444,8 +444,12 @@ func TestKeptIsNotAsItWas(t *testing.T) {
 	if got := safeguards(c); !slices.Equal(got, want) {
 		t.Errorf("safeguards %q, want %q", got, want)
 	}
-	c.Containment.Release = &staunch.Release{By: "ann", Revive: true}
 	c.Steps, c.Holds = nil, nil
+	c.Containment.Release = &staunch.Release{By: "ann", TokenLife: staunch.Duration(12 * 3600 * 1e9)}
+	if got := safeguards(c); len(got) != 1 || !strings.HasPrefix(got[0], "waited out: ann says that what was denied lives for 12h") {
+		t.Errorf("safeguards %q", got)
+	}
+	c.Containment.Release = &staunch.Release{By: "ann", Revive: true}
 	if got := safeguards(c); len(got) != 1 || !strings.HasPrefix(got[0], "none for secrets: ann confirmed") {
 		t.Errorf("safeguards %q", got)
 	}

@@ -228,6 +228,8 @@ func tell(r staunch.Record) (kind, text string) {
 			switch {
 			case b.Release.Rotated:
 				how = "; the secrets were replaced first"
+			case b.Release.TokenLife > 0:
+				how = fmt.Sprintf("; what was denied lives for %s and has run out", b.Release.TokenLife.Std())
 			case b.Release.Revive:
 				how = "; what comes back to life was confirmed"
 			}

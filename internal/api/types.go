@@ -221,6 +221,9 @@ type ReleaseRequest struct {
 	Revive bool `json:"revive,omitempty"`
 	// Rotated says that the secrets were replaced first.
 	Rotated bool `json:"rotated,omitempty"`
+	// TokenLife says that no session or credential that the fast plane denies lives
+	// longer than this. It has to have been denied for as long.
+	TokenLife staunch.Duration `json:"token_life,omitempty" doc:"such as 12h" example:"12h"`
 	// Verdict says whether the containment was called for. Wrong takes the rules
 	// behind it one mode down at once: from enforce to recommend to shadow.
 	Verdict staunch.Judgement `json:"verdict,omitempty" enum:"wrong,right"`

@@ -43,6 +43,8 @@ func rearmLine(r staunch.Release) string {
 	switch {
 	case r.Rotated:
 		return "the secrets were replaced first, and what the fast plane denied of the old ones stays denied"
+	case r.TokenLife > 0:
+		return fmt.Sprintf("what was denied lives for %s and has run out", r.TokenLife.Std())
 	case r.Revive:
 		return "secrets that may be stolen work again as they are"
 	}
@@ -59,8 +61,9 @@ func newReleaseCmd(g *globals) *cobra.Command {
 it meanwhile.
 
 Where that would bring a possibly stolen secret back to life, nothing is done
-until you say that the secret was replaced first (--rotated), or confirm that it
-may work again (--revive).
+until you say that the secret was replaced first (--rotated), that it has run out
+by itself while it was denied (--token-life), or confirm that it may work again
+(--revive).
 
 --wrong says that it was a false positive: in the same transaction every rule that
 was a meaningful part of it goes one mode down, from enforce to recommend to
@@ -69,6 +72,7 @@ shadow, on all nodes, and people are told (staunch trust).
 --keep releases a part: what is named stays contained. A case of its own claims what
 is in force on it, and only when that holds is this one released.`,
 		Example: `  staunch release con_0123456789abcdef0123 --reason "a false alarm" --wrong --rotated
+  staunch release con_0123456789abcdef0123 --reason "it was the new laptop" --token-life 12h
   staunch release con_0123456789abcdef0123 --reason "only the key leaked" --keep credential:aws/prod:access-key-id:AKIA… --revive
   staunch release con_0123456789abcdef0123 --reason "never left the laptop" --revive`,
 		Args: cobra.ExactArgs(1),
@@ -125,7 +129,7 @@ func (g *globals) keepPart(ctx context.Context, c *client.Client, id string, r a
 	}
 	// What would be refused after the parts have cases is refused before.
 	for _, line := range cs.Revives {
-		if !r.Revive && !r.Rotated && !slices.ContainsFunc(kept, func(ref staunch.Ref) bool {
+		if !r.Revive && !r.Rotated && r.TokenLife == 0 && !slices.ContainsFunc(kept, func(ref staunch.Ref) bool {
 			rest, ok := strings.CutPrefix(line, ref.String())
 			return ok && (strings.HasPrefix(rest, "#") || strings.HasPrefix(rest, ": "))
 		}) {
@@ -251,6 +255,7 @@ func releaseFlags(g *globals, cmd *cobra.Command, req *api.ReleaseRequest) {
 	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for people and the record (needed)")
 	cmd.Flags().BoolVar(&req.Revive, "revive", false, "secrets that may be stolen may work again")
 	cmd.Flags().BoolVar(&req.Rotated, "rotated", false, "the secrets were replaced first")
+	cmd.Flags().DurationVar((*time.Duration)(&req.TokenLife), "token-life", 0, "the longest life of the sessions and credentials that are denied, which they were for longer")
 	cmd.Flags().StringVar((*string)(&req.Verdict), "verdict", "", "whether it was called for: wrong or right")
 	cmd.Flags().BoolFunc("wrong", "it was a false positive, as --verdict wrong: the rules behind it are demoted", func(s string) error {
 		if on, err := strconv.ParseBool(s); err != nil || !on {
@@ -273,7 +278,7 @@ func needReason(s string) error {
 	return nil
 }
 
-const revivesHint = "replace the secrets first and say --rotated, or confirm that they may work again with --revive"
+const revivesHint = "replace the secrets first and say --rotated, wait until tokens have run out and say --token-life, or confirm that they may work again with --revive"
 
 type releaser = func(*client.Client, context.Context, string, api.ReleaseRequest) (api.Changed, error)
 

@@ -1,7 +1,9 @@
 package contain
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -351,6 +353,37 @@ func TestMaker(t *testing.T) {
 			m, ok, err := maker(r, h)
 			if err != nil || ok != (c.want >= 0) || ok && m.ID != fmt.Sprint(c.want) {
 				t.Errorf("%q, %v, %v", m.ID, ok, err)
+			}
+		})
+	}
+}
+
+// TestOutlived says what a release may let in again because it has run out.
+func TestOutlived(t *testing.T) {
+	token := staunch.Ref{Kind: staunch.KindSession, Realm: "r", Scheme: "jti", Value: "t"}
+	denied := func(ref staunch.Ref, since staunch.Time, change ...func(*staunch.Hold)) staunch.Hold {
+		h := staunch.Hold{Plane: staunch.PlaneGuard, Target: staunch.Target{Ref: ref}, State: staunch.HoldInForce, Deny: []string{"*"}, Claims: []string{"con"}, Since: since}
+		for _, f := range change {
+			f(&h)
+		}
+		return h
+	}
+	login := step("x", staunch.StepProven, func(s *staunch.Step) { s.Intent.Revives, s.Intent.Undo = true, "LOGIN" })
+	for name, c := range map[string]struct {
+		holds []staunch.Hold
+		steps []staunch.Step
+		says  string // "" for what may be released
+	}{
+		"denied for longer":      {holds: []staunch.Hold{denied(token, testNow.Add(-time.Hour))}},
+		"denied for less":        {holds: []staunch.Hold{denied(token, testNow.Add(-59*time.Minute))}, says: "has run out at " + testNow.Add(time.Minute).String()},
+		"another denies it, too": {holds: []staunch.Hold{denied(token, testNow, func(h *staunch.Hold) { h.Claims = []string{"con", "other"} })}},
+		"a password":             {holds: []staunch.Hold{hold("x", staunch.HoldProven, "con")}, steps: []staunch.Step{login}, says: "LOGIN"},
+		"who, and no secret":     {holds: []staunch.Hold{denied(staunch.IdentityRef("bob"), testNow)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := outlived(Case{Containment: staunch.Containment{ID: "con"}, Holds: c.holds, Steps: c.steps}, staunch.Duration(time.Hour), testNow)
+			if c.says == "" && err != nil || c.says != "" && (!errors.Is(err, staunch.ErrConflict) || !strings.Contains(err.Error(), c.says)) {
+				t.Errorf("%v", err)
 			}
 		})
 	}

@@ -1185,7 +1185,7 @@ func (e *Engine) letGo(tx store.Tx, h staunch.Hold, con *staunch.Containment, go
 	}
 	k := h.Target.Ref.Kind
 	secret := k == staunch.KindCredential || k == staunch.KindSession
-	revive := con.Release != nil && con.Release.Revive
+	revive := con.Release != nil && (con.Release.Revive || con.Release.TokenLife > 0)
 	switch {
 	case len(h.Deny) > 0 && (gone || secret && !revive):
 		h.State = staunch.HoldKept

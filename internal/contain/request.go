@@ -2,6 +2,7 @@ package contain
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,27 +29,52 @@ func (r *RevivalError) Unwrap() error { return staunch.ErrConflict }
 // Revivals returns what releasing the case would bring back to life.
 func Revivals(c Case) []string {
 	var out []string
-	gone := map[staunch.Ref]bool{} // secrets that nothing brings back
 	for _, s := range c.Steps {
-		if s.Intent.Reversibility == staunch.Irreversible && s.State != staunch.StepFailed && s.State != staunch.StepVoid {
-			gone[s.Target.Ref] = true
+		if revives(c, s) {
+			out = append(out, fmt.Sprintf("%s: %s", s.Target, s.Intent.Undo))
 		}
-	}
-	for _, s := range c.Steps {
-		if !s.Intent.Revives || over(s.State) || !lastClaim(c, holdOf(c, s)) {
-			continue
-		}
-		out = append(out, fmt.Sprintf("%s: %s", s.Target, s.Intent.Undo))
 	}
 	for _, h := range c.Holds {
-		if h.Plane != staunch.PlaneGuard || !h.Active() || h.State == staunch.HoldKept || gone[h.Target.Ref] {
-			continue
-		}
-		if k := h.Target.Ref.Kind; (k == staunch.KindCredential || k == staunch.KindSession) && lastClaim(c, h) && len(h.Deny) > 0 {
+		if readmits(c, h) {
 			out = append(out, h.Target.Ref.String()+": accepted again on the fast plane")
 		}
 	}
 	return out
+}
+
+// revives reports whether undoing a step lets a secret work again.
+func revives(c Case, s staunch.Step) bool {
+	return s.Intent.Revives && !over(s.State) && lastClaim(c, holdOf(c, s))
+}
+
+// readmits reports whether the end of a hold has the fast plane accept a secret
+// again: one that nothing ended for good.
+func readmits(c Case, h staunch.Hold) bool {
+	if h.Plane != staunch.PlaneGuard || !h.Active() || h.State == staunch.HoldKept || len(h.Deny) == 0 || !lastClaim(c, h) {
+		return false
+	}
+	if k := h.Target.Ref.Kind; k != staunch.KindCredential && k != staunch.KindSession {
+		return false
+	}
+	return !slices.ContainsFunc(c.Steps, func(s staunch.Step) bool {
+		return s.Target.Ref == h.Target.Ref && s.Intent.Reversibility == staunch.Irreversible && s.State != staunch.StepFailed && s.State != staunch.StepVoid
+	})
+}
+
+// outlived returns an error unless all that a release would bring back to life was
+// denied for longer than it lives.
+func outlived(c Case, life staunch.Duration, now staunch.Time) error {
+	for _, s := range c.Steps {
+		if revives(c, s) {
+			return fmt.Errorf("%w: what %s lets in again (%s) has no end of its own to be waited for", staunch.ErrConflict, s.Target, s.Intent.Undo)
+		}
+	}
+	for _, h := range c.Holds {
+		if readmits(c, h) && now < h.Since.Add(life.Std()) {
+			return fmt.Errorf("%w: %s is denied since %s; what lives for %s has run out at %s", staunch.ErrConflict, h.Target.Ref, h.Since, life.Std(), h.Since.Add(life.Std()))
+		}
+	}
+	return nil
 }
 
 // lastClaim reports whether this case is the only one that claims the hold, so
@@ -106,8 +132,9 @@ func wrongPhase(what string, p staunch.Phase, want string) error {
 // Release has the case undone. A case that is stuck because something could not
 // be put back is tried once more; what still cannot be is then left as it is.
 // Where that would revive a possibly stolen
-// secret, r must confirm it (Revive) or say that the secret was rotated first
-// (Rotated); otherwise the error is a *RevivalError and nothing changes.
+// secret, r must confirm it (Revive), say that the secret was rotated first
+// (Rotated), or that it has run out by itself (TokenLife); otherwise the error is
+// a *RevivalError and nothing changes.
 func (e *Engine) Release(tx store.Tx, id string, r staunch.Release) (staunch.Containment, error) {
 	return e.release(tx, id, "release", r, func(p staunch.Phase) bool {
 		return p.Open() && p != staunch.PhaseReleasing
@@ -132,7 +159,12 @@ func (e *Engine) release(tx store.Tx, id, what string, r staunch.Release, may fu
 			return notJudgement(r.Verdict)
 		}
 		if items := Revivals(c); len(items) > 0 && !r.Revive && !r.Rotated {
-			return &RevivalError{Items: items}
+			if r.TokenLife <= 0 {
+				return &RevivalError{Items: items}
+			}
+			if err := outlived(c, r.TokenLife, now); err != nil {
+				return err
+			}
 		}
 		r.At = now
 		con.Release = &r

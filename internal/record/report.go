@@ -47,6 +47,8 @@ func (e Evidence) WriteReport(w io.Writer) error {
 		switch {
 		case rel.Rotated:
 			r.field("secrets", "were replaced first")
+		case rel.TokenLife > 0:
+			r.field("secrets", fmt.Sprintf("live for %s and have run out while they were denied", rel.TokenLife.Std()))
 		case rel.Revive:
 			r.field("secrets", "that come back to life were confirmed")
 		}
