@@ -286,7 +286,12 @@ func (t *tx) forgetContainment(id string) (store.Forgotten, error) {
 	}
 	for _, h := range holds {
 		drop("hold of", id, h.ID)
-		if h.Changed <= c.Changed {
+		others := false // another case that ever claimed it has steps on it, and takes it along
+		serr := t.scan("hold of", "", func(_ string, w *row) bool {
+			others = others || string(w.body) == h.ID
+			return !others
+		})
+		if err = errors.Join(err, serr); !others {
 			err = errors.Join(err, t.del("hold at", string(h.Plane), number(h.Seq)))
 			drop("hold", h.ID)
 		}

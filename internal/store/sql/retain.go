@@ -332,12 +332,12 @@ func (t *tx) forgetContainment(o store.OldRow) (f store.Forgotten, err error) {
 		if i == part {
 			return f, nil
 		}
-		if h.Changed <= c.Changed { // otherwise another case let go of it later, and takes it along
-			if err := t.with(&f, "DELETE FROM holds WHERE id = $1 AND active = 0", h.ID); err != nil {
-				return f, err
-			}
-		}
 		if err := t.with(&f, "DELETE FROM hold_claims WHERE containment = $1 AND hold = $2", o.ID, h.ID); err != nil {
+			return f, err
+		}
+		// Another case that ever claimed it has steps on it, and takes it along.
+		n, err := t.exec("DELETE FROM holds WHERE id = $1 AND active = 0 AND NOT EXISTS (SELECT 1 FROM hold_claims WHERE hold = $1)", h.ID)
+		if f.With += int(n); err != nil {
 			return f, err
 		}
 	}

@@ -293,6 +293,15 @@ func testForgetContainments(t *testing.T, h Harness) {
 	over := put("over", 1, staunch.PhaseReleased, staunch.HoldReleased, store.MostForgotten)
 	open := put("open", 2, staunch.PhaseHeld, staunch.HoldInForce, 1)
 	kept := put("kept", 3, staunch.PhaseReleased, staunch.HoldKept, 1)
+	// The open one claimed a hold of the other's, and let go of it before.
+	shared := put("shared", 5, staunch.PhaseReleased, staunch.HoldReleased, 1)
+	also := put("also", 6, staunch.PhaseHeld, staunch.HoldInForce, 1)
+	update(t, h.Store, func(tx store.Tx) error {
+		x := Hold(staunch.PlaneGuard, Ref(7), "both", shared.ID)
+		x.Claims, x.State, x.Changed = []string{shared.ID, also.ID}, staunch.HoldReleased, 15
+		_, err := tx.PutHold(x)
+		return err
+	})
 	last := put("last", 4, staunch.PhaseReleased, staunch.HoldReleased, 1)
 	var seq int64
 	view(t, h.Store, func(r store.Reader) error { var err error; seq, err = r.HoldSeq(); return err })
@@ -305,8 +314,8 @@ func testForgetContainments(t *testing.T, h Harness) {
 		}
 		total.Add(f)
 	}
-	// Its steps, plan, hold and claim.
-	same(t, "deleted", total, store.Forgotten{Rows: 1, With: store.MostForgotten + 3})
+	// Its steps, plan, hold and claim; of the other that, too, and one claim more.
+	same(t, "deleted", total, store.Forgotten{Rows: 2, With: store.MostForgotten + 3 + 5})
 	inBoth(t, h.Store, func(t *testing.T, r store.Reader) {
 		_, err := r.Containment(over.ID)
 		is(t, "the case", err, staunch.ErrNotFound)
@@ -321,8 +330,29 @@ func testForgetContainments(t *testing.T, h Harness) {
 			same(t, "steps of "+c.ID, len(must(r.Steps(c.ID))(t)), 1)
 			same(t, "holds of "+c.ID, len(must(r.HoldsClaimedBy(c.ID))(t)), 1)
 		}
+		same(t, "holds of "+also.ID, len(must(r.HoldsClaimedBy(also.ID))(t)), 2)
 		same(t, "the highest sequence", must(r.HoldSeq())(t), seq)
 		same(t, "open ones", len(must(r.OpenContainments([]staunch.Ref{Ref(2)}))(t)), 1)
+	})
+	// It goes with the last that claimed it.
+	update(t, h.Store, func(tx store.Tx) error {
+		c := made["also"]
+		c.Phase = staunch.PhaseReleased
+		err := tx.PutContainment(c)
+		x := Hold(staunch.PlaneGuard, Ref(6), "also", c.ID)
+		x.State, x.Changed = staunch.HoldReleased, 20
+		_, herr := tx.PutHold(x)
+		_, lerr := tx.PutHold(Hold(staunch.PlaneGuard, Ref(8), "newest"))
+		return errors.Join(err, herr, lerr)
+	})
+	f := forget(t, h.Store, store.KeptContainments, nil)
+	same(t, "the other and what was last before", f.Rows, 2)
+	inBoth(t, h.Store, func(t *testing.T, r store.Reader) {
+		for _, x := range []staunch.Hold{Hold(staunch.PlaneGuard, Ref(7), "both"), Hold(staunch.PlaneGuard, Ref(6), "also"), Hold(staunch.PlaneGuard, Ref(5), "shared")} {
+			_, err := r.Hold(x.ID)
+			is(t, "hold on "+x.Target.Ref.String(), err, staunch.ErrNotFound)
+		}
+		same(t, "holds of "+also.ID, len(must(r.HoldsClaimedBy(also.ID))(t)), 0)
 	})
 	view(t, h.Store, func(r store.Reader) error {
 		_, err := VerifyChains(r)
