@@ -17,7 +17,7 @@ import (
 var errTestsFailed = errors.New("policy tests failed")
 
 func newPolicyCmd(g *globals) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Work on policies"}
+	cmd := &cobra.Command{Use: "policy", Short: "Work on policies", Example: "  staunch policy test ./policies"}
 	test := &cobra.Command{
 		Use:   "test [FOLDER]",
 		Short: "Run the tests that stand beside policies (*_test.yaml)",
