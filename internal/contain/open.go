@@ -622,26 +622,10 @@ func (e *Engine) Derived(tx store.Tx, id string) error {
 	if err != nil {
 		return err
 	}
-	if con.Scope.Closure != "derived" || con.Children >= maxChildren {
+	if con.Scope.Closure != "derived" {
 		return nil
 	}
-	switch con.Phase {
-	case staunch.PhaseOpen, staunch.PhaseActing, staunch.PhaseWindow, staunch.PhaseHeld:
-	default:
-		return nil // it is still to be approved, or is being undone
-	}
-	// Also where a plan is still to be made: it may have been drafted without
-	// this. The change of Changed tells the planner that there is more.
-	con.Replan = true
-	con.Changed = max(staunch.TimeOf(e.opt.Clock.Now()), con.Changed+1)
-	if err := tx.PutContainment(con); err != nil {
-		return err
-	}
-	if err := e.putTimer(tx, con); err != nil {
-		return err
-	}
-	tx.OnCommit(func() { e.Kick(id) })
-	return nil
+	return e.lookAgain(tx, con)
 }
 
 // Again has the other open cases that contain what a released case has put back look
@@ -678,7 +662,11 @@ func (e *Engine) Again(tx store.Tx, released staunch.Containment) error {
 				continue
 			}
 			done[id] = true
-			if err := e.lookAgain(tx, id); err != nil {
+			con, err := tx.Containment(id)
+			if err == nil {
+				err = e.lookAgain(tx, con)
+			}
+			if err := ignoreNotFound(err); err != nil {
 				return err
 			}
 		}
@@ -686,12 +674,9 @@ func (e *Engine) Again(tx store.Tx, released staunch.Containment) error {
 	return nil
 }
 
-// lookAgain has a case make a child plan.
-func (e *Engine) lookAgain(tx store.Tx, id string) error {
-	con, err := tx.Containment(id)
-	if err != nil {
-		return ignoreNotFound(err)
-	}
+// lookAgain has a case make a child plan, unless it is still to be approved, is being
+// undone, or made as many as it may.
+func (e *Engine) lookAgain(tx store.Tx, con staunch.Containment) error {
 	switch con.Phase {
 	case staunch.PhaseOpen, staunch.PhaseActing, staunch.PhaseWindow, staunch.PhaseHeld:
 	default:
@@ -700,6 +685,8 @@ func (e *Engine) lookAgain(tx store.Tx, id string) error {
 	if con.Children >= maxChildren {
 		return nil
 	}
+	// Also where a plan is still to be made: it may have been drafted without
+	// this. The change of Changed tells the planner that there is more.
 	con.Replan = true
 	con.Changed = max(staunch.TimeOf(e.opt.Clock.Now()), con.Changed+1)
 	if err := tx.PutContainment(con); err != nil {
@@ -708,6 +695,6 @@ func (e *Engine) lookAgain(tx store.Tx, id string) error {
 	if err := e.putTimer(tx, con); err != nil {
 		return err
 	}
-	tx.OnCommit(func() { e.Kick(id) })
+	tx.OnCommit(func() { e.Kick(con.ID) })
 	return nil
 }
