@@ -44,8 +44,9 @@ type ContainRequest struct {
 	Playbook string `json:"playbook,omitempty" maxLength:"128"`
 	// Reason is for people and the record.
 	Reason string `json:"reason" minLength:"1" maxLength:"1000"`
-	// Key makes a repeated request the same request; empty makes a new one.
-	Key string `json:"key,omitempty" maxLength:"128" pattern:"^[!-~]*$" doc:"idempotency key"`
+	// Key makes a repeated request the same request, for as long as the containment
+	// is kept that the first one opened; empty makes a new one.
+	Key string `json:"key,omitempty" maxLength:"128" pattern:"^[!-~]*$" doc:"idempotency key: known until the containment that it opened is deleted (retention.containments after its end), so not to be used for another incident"`
 	// Expiry, when given, takes the place of the playbook's.
 	Expiry staunch.Duration `json:"expiry,omitempty" doc:"such as 4h" example:"4h"`
 	// ScopeFor, when given, takes the place of the playbook's.

@@ -195,6 +195,7 @@ func (w *world) sweep() {
 	if n == nil {
 		return
 	}
+	w.sweeps++
 	// A crash may leave a case without some of its steps.
 	w.left = w.leftAsIs()
 	open := map[string]bool{}
@@ -298,7 +299,7 @@ func (w *world) manual() {
 	subject, book := w.subject(), books[w.rng.IntN(len(books))]
 	tier := staunch.Tier(1 + w.rng.IntN(3))
 	approval := w.happens(20)
-	opener := fmt.Sprintf("m%d", w.rng.IntN(20))
+	opener := fmt.Sprintf("m%d.%d", w.sweeps, w.rng.IntN(20))
 	w.request("contain "+subject.String(), func(n *node, tx store.Tx) error {
 		now := staunch.TimeOf(n.Now())
 		res := staunch.Resolution{Ref: subject, Names: []staunch.Ref{subject}}

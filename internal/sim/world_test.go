@@ -65,9 +65,10 @@ type world struct {
 	third    map[string]int // changes by third parties, by account
 	past     *record.Checkpoint
 	// What is known of cases that may be deleted: their steps, and the accounts that
-	// they could not put back.
+	// they could not put back. A request's key is known as long as its case is.
 	gone     map[string]staunch.Step
 	left     map[string]bool
+	sweeps   int
 	problems []string
 	told     func(string)
 }
