@@ -163,7 +163,7 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 	a.guard = a.newGuard()
 	if a.engine, err = contain.New(contain.Options{
 		Store: a.store, Connectors: a.conns, Sealer: a.keys, Guard: a.guard, Lineage: lineage{a.inv},
-		Teller: a.teller(), Observer: opt.Observer, Clock: opt.Clock, Log: opt.Log, Node: cfg.Node,
+		Teller: a.teller(), Observer: opt.Observer, Clock: opt.Clock, Log: opt.Log, Node: cfg.Node, Owner: a.owner,
 		Protected: a.protected, CallTimeout: opt.CallTimeout,
 		Admit:  a.admitApproved,
 		Judged: a.judged,
@@ -222,7 +222,7 @@ func (a *App) newGuard() *guard.Guard {
 		Store: a.store, Clock: opt.Clock, Log: opt.Log, Mappings: mappings,
 		FailOpen: cfg.Guard.FailMode == "allow", StaleAfter: cfg.Guard.StaleAfter.Std(),
 		Node: cfg.Node, Version: opt.Version, Bundle: func() string { return a.current().Bundle.Hash },
-		Admit: a.sharesKeys, Listen: a.listen,
+		Admit: a.admitGuard, Listen: a.listen,
 	})
 }
 

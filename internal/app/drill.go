@@ -139,7 +139,7 @@ func (a *App) runDrills(ctx context.Context) (busy bool, err error) {
 		}
 		mine := false
 		err := a.store.Update(ctx, func(tx store.Tx) (err error) {
-			_, mine, err = tx.Lease("drill/"+d.ID, a.cfg.Node, drillLease)
+			_, mine, err = tx.Lease("drill/"+d.ID, a.owner(), drillLease)
 			return err
 		})
 		if err != nil {
@@ -317,7 +317,7 @@ func (a *App) endDrill(tx store.Tx, d staunch.Drill) error {
 			}
 		}
 	}
-	if err := tx.ReleaseLease("drill/"+d.ID, a.cfg.Node); err != nil {
+	if err := tx.ReleaseLease("drill/"+d.ID, a.owner()); err != nil {
 		return err
 	}
 	tx.OnCommit(func() {

@@ -33,6 +33,8 @@ type nodes struct {
 	// ours: what it protects, we do not touch either.
 	foreign atomic.Pointer[decide.Guardrails]
 	looked  time.Time // when our files were read last
+	// process is the number of this process among the node's.
+	process int64
 }
 
 // lookEvery is how often a node that does not decide reads its files again.
@@ -93,8 +95,36 @@ func (a *App) digestOf(cfg *config.Config) string {
 func (a *App) started(tx store.Tx, waits bool) error {
 	return appendRecord(tx, staunch.RecordNode, "engine", a.cfg.Node, staunch.TimeOf(a.opt.Clock.Now()), map[string]any{
 		"started": a.cfg.Node, "version": a.opt.Version, "bundle": a.setup.Bundle.Hash, "config": a.digestOf(a.cfg),
-		"mode": a.cfg.Mode, "waits": waits,
+		"mode": a.cfg.Mode, "waits": waits, "process": a.nodes.process,
 	})
+}
+
+// owner is what this process is called in leases, once it has begun.
+func (a *App) owner() string { return store.Owner(a.cfg.Node, a.nodes.process) }
+
+// newest ends this process where another has begun under the node's name: both
+// would have one lease on a case, and one place among the guards.
+func (a *App) newest(r store.Reader) error {
+	err := store.NewestProcess(r, a.cfg.Node, a.nodes.process)
+	if errors.Is(err, staunch.ErrConflict) {
+		select {
+		case a.failed <- &staunch.Problem{
+			Place: a.cfg.File(), Reason: "another process has begun as node " + a.cfg.Node + " on the same database, so this one ends",
+			Hint: "give each node a `node` of its own",
+		}:
+		default:
+		}
+	}
+	return err
+}
+
+// admitGuard refuses the guard's place to a process that another has followed, and
+// at first to one that lacks a key.
+func (a *App) admitGuard(tx store.Tx, first bool) error {
+	if err := a.newest(tx); err != nil || !first {
+		return err
+	}
+	return a.sharesKeys(tx)
 }
 
 // begin activates the configuration that the node starts with, unless another
@@ -105,6 +135,10 @@ func (a *App) begin(ctx context.Context) error {
 	var active string
 	err := a.store.Update(ctx, func(tx store.Tx) error {
 		active = ""
+		var err error
+		if a.nodes.process, err = store.BeginProcess(tx, a.cfg.Node); err != nil {
+			return err
+		}
 		guards, now, err := tx.Guards()
 		if err != nil {
 			return err

@@ -67,8 +67,11 @@ type Options struct {
 	// nil is the process's own.
 	Steady func() time.Time
 	Log    *slog.Logger
-	// Node names this process in leases.
+	// Node is the node's name, in records.
 	Node string
+	// Owner, when given, is asked at the start what this process is called in leases
+	// (see store.Owner); nil gives Node.
+	Owner func() string
 	// Workers bounds the cases worked on at once; 0 gives 32.
 	Workers int
 	// Queue bounds the cases that wait to be looked at; 0 gives 65,536. What does
@@ -104,7 +107,8 @@ type Options struct {
 
 // Engine carries out cases. Its methods are safe for concurrent use.
 type Engine struct {
-	opt Options
+	opt   Options
+	owner string // what we are called in leases
 
 	mu      sync.Mutex
 	running map[string]*job
@@ -187,6 +191,7 @@ func New(opt Options) (*Engine, error) {
 	}
 	return &Engine{
 		opt:       opt,
+		owner:     opt.Node,
 		running:   map[string]*job{},
 		queue:     make(chan string, opt.Queue),
 		own:       map[staunch.Ref]bool{},
@@ -214,9 +219,12 @@ func (e *Engine) Start(ctx context.Context) error {
 	return nil
 }
 
-// Prepare is what Start does before it works: it begins to watch the clock and
-// asks the connectors for our own accounts.
+// Prepare is what Start does before it works: it asks what we are called, begins
+// to watch the clock and asks the connectors for our own accounts.
 func (e *Engine) Prepare(ctx context.Context) {
+	if e.opt.Owner != nil {
+		e.owner = e.opt.Owner()
+	}
 	e.clock.begin(e.opt.Clock.Now(), e.opt.Steady())
 	realms := make([]string, 0, len(e.opt.Connectors))
 	for realm := range e.opt.Connectors {
@@ -845,7 +853,7 @@ func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *s
 			return fmt.Errorf("%w: the case is at generation %d, not %d", staunch.ErrConflict, con.Generation, c.Containment.Generation)
 		}
 		var ok bool
-		if lease, ok, err = tx.Lease("con/"+con.ID, e.opt.Node, 3*e.opt.CallTimeout); err != nil {
+		if lease, ok, err = tx.Lease("con/"+con.ID, e.owner, 3*e.opt.CallTimeout); err != nil {
 			return err
 		} else if !ok {
 			return &errWait{d: e.opt.CallTimeout / 2, reason: "another node has the lease"}

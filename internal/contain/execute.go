@@ -1173,7 +1173,7 @@ func (e *Engine) finish(tx store.Tx, c Case, con *staunch.Containment, now staun
 	if err := tx.Shred(shred...); err != nil {
 		return err
 	}
-	return tx.ReleaseLease("con/"+con.ID, e.opt.Node)
+	return tx.ReleaseLease("con/"+con.ID, e.owner)
 }
 
 // letGo takes the case's claim off a guard hold. What the other claims ask for

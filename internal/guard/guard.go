@@ -104,9 +104,9 @@ type Options struct {
 	Node    string
 	Version string
 	Bundle  func() string
-	// Admit, when given, may refuse the place that the guard is about to take,
-	// in the same transaction.
-	Admit func(store.Tx) error
+	// Admit, when given, may refuse the place that the guard is about to take for
+	// the first time, to renew or to leave, in the same transaction.
+	Admit func(tx store.Tx, first bool) error
 	// Listen, when given, calls wake whenever another node may have changed
 	// something, until ctx ends; what it misses is found by looking.
 	Listen func(ctx context.Context, wake func())

@@ -41,8 +41,8 @@ func (g *Guard) Renew(ctx context.Context) error {
 	first, lapsed := g.place.Since == 0, !g.placed(began)
 	place.Since = g.place.Since
 	err := g.opt.Store.Update(ctx, func(tx store.Tx) error {
-		if first && g.opt.Admit != nil {
-			if err := g.opt.Admit(tx); err != nil {
+		if g.opt.Admit != nil {
+			if err := g.opt.Admit(tx, first); err != nil {
 				return err
 			}
 		}
@@ -77,7 +77,14 @@ func (g *Guard) Leave(ctx context.Context) error {
 	}
 	g.until.Store(&time.Time{})
 	g.place = store.Guard{}
-	return g.opt.Store.Update(ctx, func(tx store.Tx) error { return tx.DeleteGuard(g.opt.Node) })
+	return g.opt.Store.Update(ctx, func(tx store.Tx) error {
+		if g.opt.Admit != nil {
+			if err := g.opt.Admit(tx, false); err != nil {
+				return err
+			}
+		}
+		return tx.DeleteGuard(g.opt.Node)
+	})
 }
 
 // placed reports whether the guard has a place at now. A clock that went back

@@ -273,8 +273,8 @@ type Tx interface {
 	PruneCorrelations(now staunch.Time, limit int) (int, error)
 
 	// Lease takes or renews the lease for owner until ttl from the database's
-	// now. When another holds it, ok is false. generation rises with each change
-	// of owner.
+	// now. When another holds it that owner does not succeed (see Succeeds), ok is
+	// false. generation rises with each change of owner.
 	Lease(name, owner string, ttl time.Duration) (generation int64, ok bool, err error)
 	ReleaseLease(name, owner string) error
 }

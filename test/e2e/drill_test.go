@@ -141,7 +141,7 @@ func TestNodesDrillOnce(t *testing.T) {
     source: app
     every: 1h
     record: '{"id":"{{id}}","time":"{{time}}","user":"canary","action":"dump"}'
-`)
+`, "a", "b")
 	runs := func(n *node) []staunch.Drill {
 		l, err := n.api.Drills(t.Context(), "canary", client.Page{})
 		if err != nil {

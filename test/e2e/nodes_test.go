@@ -107,11 +107,11 @@ func rule(action string) string {
 // their own.
 func pair(t *testing.T) (a, b *node) {
 	t.Helper()
-	return pairWith(t, "")
+	return pairWith(t, "", "a", "b")
 }
 
-// pairWith is pair with more in both nodes' configurations.
-func pairWith(t *testing.T, more string) (a, b *node) {
+// pairWith is pair with more in both nodes' configurations, and with their names.
+func pairWith(t *testing.T, more, nameOfA, nameOfB string) (a, b *node) {
 	t.Helper()
 	dsn := pgtest.NewDatabase(t)
 	files := func(name string) map[string]string {
@@ -123,9 +123,9 @@ func pairWith(t *testing.T, more string) (a, b *node) {
 			"rules/dump.yaml": rule("dump"),
 		}
 	}
-	a = newNode(t, files("a"))
+	a = newNode(t, files(nameOfA))
 	a.post("app", act("nobody", "read"))
-	return a, join(t, a, files("b"))
+	return a, join(t, a, files(nameOfB))
 }
 
 func (n *node) active() string {
@@ -215,6 +215,42 @@ func TestNodesDecideByOneConfiguration(t *testing.T) {
 	}
 	a.sound()
 	b.sound()
+}
+
+// TestTwoProcessesOfOneNode: the later one stays, and has what the earlier had.
+func TestTwoProcessesOfOneNode(t *testing.T) {
+	t.Parallel()
+	first, second := pairWith(t, "", "a", "a")
+	select {
+	case err := <-first.app.Failed():
+		var p *staunch.Problem
+		if !errors.As(err, &p) || !strings.Contains(p.Reason, "node a") || p.Hint == "" {
+			t.Errorf("the first process ends with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the first process goes on beside the second")
+	}
+	first.stop() // and leaves the place that is the second's now
+	second.post("app", act("bob", "dump"))
+	second.await(staunch.PhaseHeld, staunch.TierIsolate)
+	guards := 0
+	if err := second.app.Store().View(t.Context(), func(r store.Reader) error {
+		all, now, err := r.Guards()
+		for _, g := range all {
+			if g.Live(now) {
+				guards++
+			}
+		}
+		return err
+	}); err != nil || guards != 1 {
+		t.Errorf("%d guards have a place, %v", guards, err)
+	}
+	select {
+	case err := <-second.app.Failed():
+		t.Errorf("the second process ends too: %v", err)
+	default:
+	}
+	second.sound()
 }
 
 // TestGuardsOfTwoNodes holds a subject on one node: the other denies it too, and

@@ -733,7 +733,7 @@ func (t *tx) Lease(name, owner string, ttl time.Duration) (int64, bool, error) {
 		l = lease{Generation: 1}
 	case err != nil:
 		return 0, false, err
-	case l.Owner != owner && l.Until > now:
+	case l.Owner != owner && l.Until > now && !store.Succeeds(owner, l.Owner):
 		return l.Generation, false, nil
 	case l.Owner != owner:
 		l.Generation++

@@ -782,8 +782,14 @@ func (t *tx) Lease(name, owner string, ttl time.Duration) (int64, bool, error) {
 	if ok {
 		return generation, true, nil
 	}
-	err = t.one("lease "+name, "SELECT generation FROM leases WHERE name = $1", []any{name}, &generation)
-	return generation, false, err
+	var held string
+	err = t.one("lease "+name, "SELECT generation, owner FROM leases WHERE name = $1", []any{name}, &generation, &held)
+	if err != nil || !store.Succeeds(owner, held) {
+		return generation, false, err
+	}
+	generation++
+	err = t.later("UPDATE leases SET owner = $1, generation = $2, until = $3 WHERE name = $4", owner, generation, int64(now.Add(ttl)), name)
+	return generation, err == nil, wrap(err, "taking lease %s", name)
 }
 
 // ReleaseLease lets others take the lease at once. Where owner does not hold

@@ -904,6 +904,33 @@ func testLeases(t *testing.T, h Harness) {
 		}
 	}
 	want("run out", g, ok, 3, true)
+	for _, s := range []struct {
+		owner string
+		want  int64
+		ok    bool
+	}{
+		{"a#9", 4, true},  // a process of the node that held it before there were numbers
+		{"a#10", 5, true}, // the next one
+		{"a#10", 5, true},
+		{"a#9", 5, false}, // it woke up late
+		{"a", 5, false},
+		{"b#11", 5, false},
+		{"#11", 5, false},
+		{"a#10#11", 5, false},
+	} {
+		g, ok = lease(s.owner, time.Hour)
+		want("asked for by "+s.owner, g, ok, s.want, s.ok)
+	}
+	for i, node := range []string{"n", "n", "m", "n"} {
+		update(t, h.Store, func(tx store.Tx) error {
+			n, err := store.BeginProcess(tx, node)
+			if want := []int64{1, 2, 1, 3}[i]; err != nil || n != want {
+				t.Errorf("process %d of node %s, %v; want %d", n, node, err, want)
+			}
+			is(t, "one that was followed", store.NewestProcess(tx, node, n-1), staunch.ErrConflict)
+			return store.NewestProcess(tx, node, n)
+		})
+	}
 	now, err := h.Store.Now(t.Context())
 	if d := time.Since(now.Std()); err != nil || d < -time.Minute || d > time.Minute {
 		t.Errorf("Now: %v, %v", now, err)
