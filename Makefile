@@ -78,6 +78,10 @@ bench-detect: build ## measure decoding and matching against its floors, then ma
 load: ## post 20,000 records a second for ten minutes to the binary with 3,000 rules, kill it in the middle, then overload it
 	go test -count=1 -timeout 0 -v -run '^TestLoad$$' ./test/load -args -load $(LOADARGS)
 
+.PHONY: cluster
+cluster: prerequisites ## kill and hold up the nodes of a cluster while it contains and releases sixty roles; CRASHARGS='-seed 7' and others
+	STAUNCH_REQUIRE_POSTGRES=1 go test -count=1 -timeout 0 -v ./test/crash -run '^TestKill9Cluster$$' -args -cluster-for 1m -cluster-subjects 60 $(CRASHARGS)
+
 .PHONY: restarts
 restarts: prerequisites ## kill PostgreSQL RESTARTS times under load
 	STAUNCH_REQUIRE_POSTGRES=1 go test -count=1 -timeout 0 -v -run '^TestPostgresRestarts$$' ./test/load -args -restarts $(RESTARTS)

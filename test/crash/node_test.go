@@ -1,6 +1,7 @@
 package crash_test
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -31,7 +32,7 @@ const (
 data_dir: data
 key_file: staunch.key
 listen: "@LISTEN@"
-node: crash
+node: "@NODE@"
 mode: enforce
 @STORE@
 log: {level: warn}
@@ -45,12 +46,10 @@ realms:
   - name: "@REALM@"
     rate_per_second: 1000
     @CONFIG@
-`
+@MORE@`
 
-	identitiesFile = `v: 1
-identities:
-- {name: subject, kind: service, owner: books, purpose: closing, environment: production, tier: 2, tolerance: normal, accounts: ['account:@REALM@:@SCHEME@:@ROLE@']}
-`
+	// identityLine is one of a run's subjects.
+	identityLine = "- {name: subject-@ROLE@, kind: service, owner: books, purpose: 'closing @ROLE@', environment: production, tier: 2, tolerance: normal, accounts: ['account:@REALM@:@SCHEME@:@ROLE@']}\n"
 
 	// Every stage has its window, so that each way from one phase to another is
 	// gone.
@@ -142,32 +141,49 @@ type node struct {
 }
 
 type nodeOptions struct {
-	bin, dir, subject, postgres string
-	platform                    platform
-	expiring                    bool
+	bin, dir, postgres string
+	name               string // "crash" unless given
+	subjects           []string
+	platform           platform
+	expiring           bool
+	more               string // of the configuration
 }
 
-// newNode writes the configuration and does what `staunch init` does.
-func newNode(ctx context.Context, o nodeOptions) (*node, error) {
+// writeNode writes a node's configuration.
+func writeNode(ctx context.Context, o nodeOptions) (*node, error) {
 	port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
 	}
 	n := &node{bin: o.bin, dir: o.dir, addr: fmt.Sprintf("127.0.0.1:%d", port), postgres: o.postgres}
 	realmConfig, scheme := o.platform.realm()
-	fill := strings.NewReplacer("@LISTEN@", n.addr, "@REALM@", realm, "@ROLE@", o.subject, "@CONFIG@", realmConfig, "@SCHEME@", scheme,
+	identities := "v: 1\nidentities:\n"
+	for _, role := range o.subjects {
+		identities += strings.ReplaceAll(identityLine, "@ROLE@", role)
+	}
+	fill := strings.NewReplacer("@LISTEN@", n.addr, "@NODE@", cmp.Or(o.name, "crash"), "@REALM@", realm, "@CONFIG@", realmConfig, "@SCHEME@", scheme,
 		"@STORE@", map[bool]string{true: "postgres_url: " + o.postgres}[o.postgres != ""],
-		"@EXPIRY@", map[bool]string{true: "expiry: 2500ms\n    on_expiry: keep"}[o.expiring])
+		"@EXPIRY@", map[bool]string{true: "expiry: 2500ms\n    on_expiry: keep"}[o.expiring],
+		"@MORE@", strings.ReplaceAll(o.more, "@SCHEME@", scheme))
 	if err := os.MkdirAll(filepath.Join(o.dir, "rules"), 0o700); err != nil {
 		return nil, err
 	}
 	for name, content := range map[string]string{
-		"staunch.yaml": configFile, "policy.yaml": policyFile, "detector.yaml": mappingFile, "identities.yaml": identitiesFile,
+		"staunch.yaml": configFile, "policy.yaml": policyFile, "detector.yaml": mappingFile, "identities.yaml": identities,
 		"rules/stolen.yaml": stolenRule, "rules/seen.yaml": seenRule,
 	} {
 		if err := os.WriteFile(filepath.Join(o.dir, name), []byte(fill.Replace(content)), 0o600); err != nil {
 			return nil, err
 		}
+	}
+	return n, nil
+}
+
+// newNode writes the configuration and does what `staunch init` does.
+func newNode(ctx context.Context, o nodeOptions) (*node, error) {
+	n, err := writeNode(ctx, o)
+	if err != nil {
+		return nil, err
 	}
 	cfg, err := config.Load(filepath.Join(o.dir, "staunch.yaml"))
 	if err != nil {
@@ -182,6 +198,20 @@ func newNode(ctx context.Context, o nodeOptions) (*node, error) {
 	}
 	n.source, _, err = app.MakeToken(ctx, st, store.Token{Name: "detector", Role: "source", Source: "detector"}, "crash")
 	return n, errors.Join(err, st.Close())
+}
+
+// joinNode writes the configuration of another node on the first one's database.
+func joinNode(ctx context.Context, first *node, o nodeOptions) (*node, error) {
+	n, err := writeNode(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	n.admin, n.source = first.admin, first.source
+	key, err := os.ReadFile(filepath.Join(first.dir, "staunch.key"))
+	if err != nil {
+		return nil, fmt.Errorf("reading the first node's key file: %w", err)
+	}
+	return n, os.WriteFile(filepath.Join(o.dir, "staunch.key"), key, 0o600)
 }
 
 func freePort(ctx context.Context) (int, error) {

@@ -204,7 +204,7 @@ func (r *run) all(ctx context.Context, h *harness) (err error) {
 		return err
 	}
 	if r.node, err = newNode(ctx, nodeOptions{
-		bin: h.bin, dir: dir, subject: r.subject, postgres: dsn, platform: r.site, expiring: r.Expiring,
+		bin: h.bin, dir: dir, subjects: []string{r.subject}, postgres: dsn, platform: r.site, expiring: r.Expiring,
 	}); err != nil {
 		return err
 	}
