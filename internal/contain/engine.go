@@ -79,8 +79,8 @@ type Options struct {
 	Queue int
 	// Readers bounds the pre-images of one case that are read at once; 0 gives 8.
 	Readers int
-	// CallTimeout bounds one call to a platform; 0 gives 10 s. The lease is
-	// three times that.
+	// CallTimeout bounds one call to a platform; 0 gives 10 s. The lease on a case
+	// is one and a half times that.
 	CallTimeout time.Duration
 	// Protected reports why a ref may never be touched, "" where it may.
 	Protected func(staunch.Ref) string
@@ -853,10 +853,10 @@ func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *s
 			return fmt.Errorf("%w: the case is at generation %d, not %d", staunch.ErrConflict, con.Generation, c.Containment.Generation)
 		}
 		var ok bool
-		if lease, ok, err = tx.Lease("con/"+con.ID, e.owner, 3*e.opt.CallTimeout); err != nil {
+		if lease, ok, err = tx.Lease("con/"+con.ID, e.owner, e.leaseTime()); err != nil {
 			return err
 		} else if !ok {
-			return &errWait{d: e.opt.CallTimeout / 2, reason: "another node has the lease"}
+			return &errWait{d: e.opt.CallTimeout / 10, reason: "another node has the lease"}
 		}
 		// A node that was held up for long may find its lease free again, and the
 		// work done by another that had it meanwhile.
@@ -959,18 +959,34 @@ func (n *noting) over(c Case, con staunch.Containment) *Case {
 	return &out
 }
 
-// holdLease has the case's lease last for one more call before a call that
-// changes something: who holds none may be working beside another node. Most
-// often the commit before has just renewed it.
-func (e *Engine) holdLease(ctx context.Context, c Case) error {
+// leaseTime is how long a commit keeps a case to this node: for one call, and for
+// what goes before it. When the node dies, others take the case up after so long.
+func (e *Engine) leaseTime() time.Duration { return 3 * e.opt.CallTimeout / 2 }
+
+// leased returns how long the lease on a case still runs, 0 where we have none.
+func (e *Engine) leased(id string) time.Duration {
 	e.mu.Lock()
-	j := e.running[c.Containment.ID]
-	ok := j != nil && !j.leased.IsZero() && e.opt.Steady().Sub(j.leased) < 3*e.opt.CallTimeout/2
-	e.mu.Unlock()
-	if ok {
-		return nil
+	defer e.mu.Unlock()
+	j := e.running[id]
+	if j == nil || j.leased.IsZero() {
+		return 0
 	}
-	return e.commit(ctx, c, func(store.Tx, *staunch.Containment) error { return nil })
+	return e.leaseTime() - e.opt.Steady().Sub(j.leased)
+}
+
+// changing returns the context of a call that changes something. The case's lease
+// lasts for as long, since who has none may be working beside another node: a node
+// that is held up before the call does not make it any more. Most often the commit
+// before has just renewed the lease.
+func (e *Engine) changing(ctx context.Context, c Case) (context.Context, context.CancelFunc, error) {
+	id := c.Containment.ID
+	if e.leased(id) < 5*e.opt.CallTimeout/4 {
+		if err := e.commit(ctx, c, func(store.Tx, *staunch.Containment) error { return nil }); err != nil {
+			return nil, nil, err
+		}
+	}
+	cctx, cancel := context.WithTimeout(ctx, min(e.leased(id), e.opt.CallTimeout))
+	return cctx, cancel, nil
 }
 
 // putTimer keeps the durable timer of the case in step with it. A case under
@@ -980,9 +996,9 @@ func (e *Engine) putTimer(tx store.Tx, con staunch.Containment) error {
 	at := con.Expires
 	switch {
 	case con.Phase == staunch.PhaseOpen, con.Phase == staunch.PhaseActing, con.Phase == staunch.PhaseReleasing, con.Replan:
-		at = earliest(at, staunch.TimeOf(e.opt.Clock.Now().Add(3*e.opt.CallTimeout)))
+		at = earliest(at, staunch.TimeOf(e.opt.Clock.Now().Add(e.leaseTime())))
 	case con.Phase == staunch.PhaseApproval && con.Asked == nil:
-		at = earliest(at, staunch.TimeOf(e.opt.Clock.Now().Add(3*e.opt.CallTimeout)))
+		at = earliest(at, staunch.TimeOf(e.opt.Clock.Now().Add(e.leaseTime())))
 	case con.Phase == staunch.PhaseWindow:
 		at = earliest(con.WindowEnds, con.Expires)
 	case con.Phase == staunch.PhaseWaiting:

@@ -119,14 +119,17 @@ func (e *Engine) apply(ctx context.Context, c Case, id string, j *job) error {
 	var done []applied
 	var broken func() error // what is left to be said of the step that ended the run
 	for _, r := range run {
-		if err := e.holdLease(ctx, c); err != nil {
+		cctx, cancel, err := e.changing(ctx, c)
+		if err != nil {
 			broken = func() error { return err }
 			break
 		}
 		s, began := r.step, e.opt.Clock.Now()
 		r.in.Deadline = staunch.TimeOf(began.Add(e.opt.CallTimeout))
 		delete(j.fresh, s.ID) // from here on it may have been sent
-		if err := e.send(ctx, &s, conn, r.in); err != nil {
+		err = e.send(cctx, &s, conn, r.in)
+		cancel()
+		if err != nil {
 			broken = func() error { return e.applyFailed(ctx, c, s, err, false, j) }
 			break
 		}
@@ -227,23 +230,25 @@ func (e *Engine) call(ctx context.Context, c Case, s staunch.Step, conn connecto
 	case why != "":
 		return e.failed(ctx, c, s, why, sent)
 	}
-	if err := e.holdLease(ctx, c); err != nil {
+	cctx, cancel, err := e.changing(ctx, c)
+	if err != nil {
 		return err
 	}
 	delete(j.fresh, s.ID) // from here on it may have been sent
-	if err := e.send(ctx, &s, conn, in); err != nil {
+	err = e.send(cctx, &s, conn, in)
+	cancel()
+	if err != nil {
 		return e.applyFailed(ctx, c, s, err, sent, j)
 	}
 	return e.readBack(ctx, c, s, conn)
 }
 
-// send makes a step's call and notes its receipt in the step.
+// send makes a step's call, with a context from changing, and notes its receipt in
+// the step.
 func (e *Engine) send(ctx context.Context, s *staunch.Step, conn connector.Connector, in staunch.Intent) error {
-	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
-	defer cancel()
 	s.Called = staunch.TimeOf(e.opt.Clock.Now())
 	crashpoint.Here("apply.call")
-	receipt, err := conn.Apply(cctx, in)
+	receipt, err := conn.Apply(ctx, in)
 	crashpoint.Here("apply.called")
 	s.Attempts++
 	if err != nil {
@@ -612,10 +617,10 @@ func (e *Engine) sweep(ctx context.Context, c Case, id string) error {
 	case why != "":
 		return e.failed(ctx, c, s, why, true)
 	}
-	if err := e.holdLease(ctx, c); err != nil {
+	cctx, cancel, err := e.changing(ctx, c)
+	if err != nil {
 		return err
 	}
-	cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 	crashpoint.Here("sweep.call")
 	receipt, err := conn.Apply(cctx, in)
 	crashpoint.Here("sweep.called")
@@ -933,10 +938,10 @@ func (e *Engine) undo(ctx context.Context, c Case, s staunch.Step) error {
 			s.NotBefore, s.Note = until, "a call without an answer may still take effect"
 			return e.putStep(ctx, c, s, nil)
 		}
-		if err := e.holdLease(ctx, c); err != nil {
+		cctx, cancel, err := e.changing(ctx, c)
+		if err != nil {
 			return err
 		}
-		cctx, cancel := context.WithTimeout(ctx, e.opt.CallTimeout)
 		crashpoint.Here("revert.call")
 		_, err = conn.Revert(cctx, in)
 		crashpoint.Here("revert.called")
