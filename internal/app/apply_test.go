@@ -78,6 +78,8 @@ func TestApply(t *testing.T) {
 	refused("edited", strings.ReplaceAll(plan, "name:mallory", "name:bob"), n.admin, 400, "was edited")
 	refused("with something added", strings.Replace(plan, "{", `{"more":1,`, 1), n.admin, 400, "more")
 	refused("with something twice", strings.Replace(plan, "{", `{"v":1,`, 1), n.admin, 400, "body")
+	// People who read the file would see one list, and the server the other.
+	refused("with targets twice", strings.Replace(plan, "{", `{"Targets":[],`, 1), n.admin, 400, "Targets")
 	refused("not a plan", `{}`, n.admin, 400, "plan")
 	refused("another server's", other.draw(mallory, ""), n.admin, 400, "another server")
 	refused("run out", over, n.admin, 409, "was valid until")
