@@ -70,8 +70,7 @@ type Cases interface {
 	Approve(tx store.Tx, id, who, scopeHash, planHash string) (staunch.Containment, error)
 
 	// Reach returns what is known to have come from the case's subject, where the
-	// case's scope takes that with it. The error wraps staunch.ErrConflict where
-	// that is too much to say.
+	// case's scope takes that with it.
 	Reach(r store.Reader, con staunch.Containment) ([]staunch.Ref, error)
 	// Revivals returns what releasing the case would bring back to life, a line
 	// each.

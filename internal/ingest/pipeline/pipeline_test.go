@@ -758,6 +758,35 @@ func TestCaps(t *testing.T) {
 	}
 }
 
+// A finding's id comes from its record. One that no database could keep as a key
+// contains like any other, and takes none of its neighbours along.
+func TestIDsOfFindings(t *testing.T) {
+	r := newRig(t, defaults)
+	finding := func(id, user, detector string) string {
+		return r.rec(id, "x", user, "kind", `"named"`, "score", "98", "detector", `"`+detector+`"`)
+	}
+	rep := r.ingest(
+		finding("1", "a", `with\u0000NUL`), finding("2", "b", strings.Repeat("long", 1000)), finding("3", "c", "plain"),
+		r.rec("4", "high", "d"),
+	)
+	if rep.Accepted != 4 || len(rep.Rejected) != 0 {
+		t.Errorf("%+v", rep)
+	}
+	if n := len(r.cases()); n != 4 {
+		t.Errorf("%d cases, want 4", n)
+	}
+	rules := map[string]bool{}
+	for _, s := range r.signals() {
+		rules[s.Rule] = true
+		if len(s.Rule) > 600 || strings.ContainsRune(s.Rule, 0) {
+			t.Errorf("rule %.100q of %d bytes", s.Rule, len(s.Rule))
+		}
+	}
+	if len(rules) != 4 || !rules["source:src/plain"] {
+		t.Errorf("rules are %v", rules)
+	}
+}
+
 func TestApproval(t *testing.T) {
 	r := newRig(t)
 	r.setIdentity(staunch.Identity{Name: "plant", Accounts: []staunch.Ref{account("plant")}, Tolerance: staunch.ToleranceNever})

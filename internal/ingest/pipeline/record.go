@@ -307,12 +307,25 @@ func evidence(title string, k staunch.Keys) string {
 func (p *Pipeline) finding(b *Bundle, f format.Finding, it *item) []staunch.Signal {
 	rule := "source:" + it.src.Name
 	if f.ID != "" {
-		rule += "/" + f.ID
+		rule += "/" + findingID(f.ID)
 	}
 	return p.signals(staunch.Signal{
 		Rule: rule, Title: f.Title, Bundle: b.Hash, Confidence: f.Confidence, Techniques: f.Techniques,
 		Mode: staunch.ModeEnforce, Evidence: f.Evidence,
 	}, f.Accused, it)
+}
+
+// maxFindingID bounds, in bytes, a finding's id that is kept as it is.
+const maxFindingID = 512
+
+// findingID is the part that a finding's id has in the name of its rule, which caps
+// and breakers have in their keys. The id comes from a record that others wrote, and
+// one that is no key would have the whole batch refused: its digest stands for it.
+func findingID(id string) string {
+	if len(id) > maxFindingID || store.CheckKey(id) != nil {
+		return staunch.Digest([]byte(id))
+	}
+	return id
 }
 
 // signals fills in what all signals of an event share, and leaves out what the

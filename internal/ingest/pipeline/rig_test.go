@@ -86,6 +86,11 @@ findings:
     accuse:
       - [{kind: identity, from: identity}, {kind: account, scheme: name, realm: realm, from: account}, user]
     evidence: =seen
+  - when: {kind: named}
+    id: detector
+    title: "=Named by its record"
+    confidence: {from: score, scale: 100}
+    accuse: [user]
 ocsf:
   unmapped: all
   common:
