@@ -464,3 +464,33 @@ func TestBarredStep(t *testing.T) {
 		t.Errorf("trouble %q", c.Containment.Trouble)
 	}
 }
+
+// TestWhoRaisesDoesNotApprove: who asks for more than what waits for people is who
+// asked for it, whoever asked for less before; that one is another person by now.
+func TestWhoRaisesDoesNotApprove(t *testing.T) {
+	for _, first := range []string{"", "alice"} { // policy asked, or a person
+		r := newRig(t)
+		r.platform.AddAccount("bob")
+		r.start()
+		open := func(opener, who string, tier staunch.Tier) contain.Opened {
+			t.Helper()
+			o, err := r.ask(contain.OpenRequest{Subject: account("bob"), Opener: opener, Tier: tier, Playbook: revokeNow, Requester: who, Approval: true})
+			if err != nil || o.Containment.Phase != staunch.PhaseApproval {
+				t.Fatalf("%+v, %v", o, err)
+			}
+			return o
+		}
+		con := open("k", first, staunch.TierIsolate).Containment
+		r.asked(con.ID)
+		if o := open("more", "carol", staunch.TierRevoke); !o.Raised || o.Containment.ID != con.ID {
+			t.Fatalf("%+v", o)
+		}
+		asked := r.asked(con.ID)
+		scope := r.caseOf(con.ID).Containment.Scope.Hash()
+		r.refused(con.ID, "Carol", scope, asked.Hash, staunch.ErrForbidden, "another person")
+		// Whoever asked for less has seen what is asked for now.
+		if err := r.approve(con.ID, "alice", scope, asked.Hash); err != nil {
+			t.Errorf("first %q: %v", first, err)
+		}
+	}
+}

@@ -268,6 +268,9 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 		con.Tier = req.Tier
 		con.Reasons = req.Reasons
 		con.Scope.Highest = req.Tier
+		if con.Phase == staunch.PhaseApproval && req.Requester != "" {
+			con.Requester = req.Requester // who asks for more does not approve it
+		}
 		retake(&con, req.Playbook, now)
 	}
 	switch {
