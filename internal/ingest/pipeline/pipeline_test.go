@@ -20,6 +20,7 @@ import (
 	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/ingest"
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
+	"github.com/staunch-project/staunch/internal/inventory"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -193,6 +194,54 @@ func TestRealms(t *testing.T) {
 			t.Errorf("allowed: %+v", rep)
 		}
 	})
+}
+
+// TestFactsOfOtherRealms: what came from a subject is contained with it, so a source
+// states nothing of realms that it may not accuse, and takes no part in their cases.
+func TestFactsOfOtherRealms(t *testing.T) {
+	r := newRig(t)
+	derived := func() []staunch.Ref {
+		t.Helper()
+		var out []staunch.Ref
+		r.view(func(rd store.Reader) (err error) {
+			out, _, err = inventory.New(inventory.Limits{}).Derived(rd, []staunch.Ref{{Kind: staunch.KindSession, Realm: realm, Scheme: "id", Value: "bob.1"}}, 0, 10)
+			return err
+		})
+		return out
+	}
+	r.ingest(r.rec("1", "issue_abroad", "bob", "session", "bob.1", "realm", "fake/other", "abroad", "victim"))
+	if refs := derived(); len(refs) != 0 {
+		t.Errorf("a fact of another realm was taken: %v", refs)
+	}
+	r.src.Accuses = []string{"fake/other"}
+	r.ingest(r.rec("2", "issue_abroad", "bob", "session", "bob.1", "realm", "fake/other", "abroad", "victim"))
+	if refs := derived(); len(refs) != 1 || refs[0].Realm != "fake/other" {
+		t.Errorf("a fact of a realm that it was given: %v", refs)
+	}
+	r.src.Accuses = nil
+
+	victim := staunch.Ref{Kind: staunch.KindCredential, Realm: "fake/other", Scheme: "sha256", Value: "contained"}
+	r.update(func(tx store.Tx) error {
+		now := staunch.TimeOf(r.clock.Now())
+		return tx.PutContainment(staunch.Containment{
+			V: 1, ID: "con_other", Subject: victim, Names: []staunch.Ref{victim}, Phase: staunch.PhaseHeld, Tier: staunch.TierIsolate, Opened: now, EffectAt: now,
+			Playbook: staunch.Playbook{Name: "x", Stages: []staunch.Stage{{Tier: staunch.TierIsolate, Deny: []string{"*"}}}},
+		})
+	})
+	if err := r.pipe.RefreshWatch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.clock.add(time.Minute)
+	used := func(id string) { r.ingest(r.rec(id, "read", "eve", "realm", "fake/other", "abroad", "contained")) }
+	used("3")
+	if calls := r.spy.list(); len(calls) != 0 {
+		t.Errorf("a source of another realm had a case go on: %v", calls)
+	}
+	r.src.Accuses = []string{"fake/other"}
+	used("4")
+	if calls := r.spy.list(); len(calls) != 1 {
+		t.Errorf("calls %v", calls)
+	}
 }
 
 func TestCeiling(t *testing.T) {

@@ -62,6 +62,18 @@ func (s *Source) mayAccuse(realm string) bool {
 	return realm == s.Realm || slices.Contains(s.Accuses, realm)
 }
 
+// mayState reports whether the source may state a fact: like an accusation, it is
+// about its own realm or one that it was given. What came from a subject is contained
+// with it, so that a fact about another realm would accuse there.
+func (s *Source) mayState(f staunch.Fact) bool {
+	for _, ref := range [...]staunch.Ref{f.Subject, f.Of, f.By} {
+		if !ref.IsZero() && ref.Kind != staunch.KindIdentity && !s.mayAccuse(ref.Realm) {
+			return false
+		}
+	}
+	return true
+}
+
 // standing says how a record's time stands against the source's bounds.
 func (s *Source) standing(at, received staunch.Time) staunch.Standing {
 	switch {
@@ -207,6 +219,9 @@ func (p *Pipeline) keep(b *Bundle, src *Source, doc *jsondoc.Doc, keys staunch.K
 		}
 		it.facts = make([]staunch.Fact, 0, len(facts))
 		for _, f := range facts {
+			if !src.mayState(f) {
+				continue
+			}
 			f.V, f.Learned, f.Source, f.Event = staunch.Version, received, src.Name, it.event.ID
 			if f.Time == 0 {
 				f.Time = it.event.Time
