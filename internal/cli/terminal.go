@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"unicode"
 	"unicode/utf8"
@@ -39,7 +40,7 @@ func (t *terminal) Write(p []byte) (int, error) {
 	defer t.mu.Unlock()
 	in := p
 	if len(t.begun) > 0 {
-		in = append(t.begun, p...)
+		in = slices.Concat(t.begun, p)
 		t.begun = nil
 	}
 	t.out.Reset()

@@ -494,3 +494,31 @@ func TestWhoRaisesDoesNotApprove(t *testing.T) {
 		}
 	}
 }
+
+// TestLessDoesNotFreeMore: what waits for people at a tier is not let go on by a
+// request for less that nobody has to approve.
+func TestLessDoesNotFreeMore(t *testing.T) {
+	r := newRig(t)
+	r.platform.AddAccount("bob")
+	r.start()
+	con := r.waiting(account("bob"), "k", revokeNow) // isolate
+	r.asked(con.ID)
+	for i, who := range []string{"alice", ""} { // a person, and policy
+		o, err := r.ask(contain.OpenRequest{Subject: account("bob"), Opener: "less" + who, Tier: staunch.TierRestrict, Playbook: revokeNow, Requester: who})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := r.caseOf(con.ID).Containment; c.Phase != staunch.PhaseApproval || c.Tier != staunch.TierIsolate {
+			t.Errorf("a request for restrict by %q let isolate go on: %s, tier %s", who, c.Phase, c.Tier)
+		}
+		// What was asked for is done beside it.
+		if o.Containment.ID == con.ID || o.Created != (i == 0) || o.Containment.Tier != staunch.TierRestrict || o.Containment.Phase.Idle() {
+			t.Errorf("by %q: %+v", who, o)
+		}
+		r.await(o.Containment.ID, "held", phase(staunch.PhaseHeld))
+	}
+	if err := r.approve(con.ID, "carol", con.Scope.Hash(), r.asked(con.ID).Hash); err != nil {
+		t.Fatal(err)
+	}
+	r.await(con.ID, "held", phase(staunch.PhaseHeld))
+}
