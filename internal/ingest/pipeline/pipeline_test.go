@@ -850,6 +850,35 @@ func TestApproval(t *testing.T) {
 	}
 }
 
+// TestWaitingShieldsNobody: a case that waits for a person, and may wait for ever, does
+// not keep policy from containing.
+func TestWaitingShieldsNobody(t *testing.T) {
+	r := newRig(t)
+	bob := account("bob")
+	r.update(func(tx store.Tx) error {
+		return tx.PutContainment(staunch.Containment{
+			V: 1, ID: "con_asked", Subject: bob, Names: []staunch.Ref{bob}, Phase: staunch.PhaseApproval, Tier: staunch.TierRevoke, Requester: "mallory",
+			Playbook: staunch.Playbook{Name: "x", Stages: []staunch.Stage{{Tier: staunch.TierRevoke, Deny: []string{"*"}}}},
+			Scope:    staunch.Scope{Roots: []staunch.Ref{bob}, Highest: staunch.TierRevoke, Widest: staunch.KindAccount, MostTargets: 50},
+		})
+	})
+	r.ingest(r.rec("1", "high", "bob"))
+	cases := map[staunch.Phase]staunch.Containment{}
+	for _, c := range r.cases() {
+		cases[c.Phase] = c
+	}
+	if len(cases) != 2 || cases[staunch.PhaseApproval].ID != "con_asked" || cases[staunch.PhaseOpen].Subject != bob || r.guard.active() != 1 {
+		t.Fatalf("%+v, %d holds", cases, r.guard.active())
+	}
+	// From then on what is in force is enough.
+	n := len(r.decisions())
+	r.clock.add(time.Second)
+	r.ingest(r.rec("2", "high", "bob"))
+	if got := len(r.decisions()); got != n || len(r.cases()) != 2 {
+		t.Errorf("%d decisions, want %d: %+v", got, n, r.decisions())
+	}
+}
+
 func TestEscalation(t *testing.T) {
 	r := newRig(t)
 	r.setIdentity(staunch.Identity{Name: "bob", Accounts: []staunch.Ref{account("bob")}})
