@@ -1,6 +1,7 @@
 package staunch
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -41,5 +42,23 @@ func TestIDsBeginWithTheirTime(t *testing.T) {
 	}
 	if at := stampOf("evt_" + strings.Repeat("z", stampLen+hashLen)); at != 0 {
 		t.Errorf("no digits, and of %s", at)
+	}
+}
+
+// TestTimesCanBeReadAgain: whatever the instant, what is written of it is read, and
+// within the years that have a form as the same.
+func TestTimesCanBeReadAgain(t *testing.T) {
+	for at, want := range map[Time]Time{
+		0: 0, 1: 1, -1: -1, last: last, first: first,
+		last + 1: last, first - 1: first, math.MaxInt64: last, math.MinInt64: first,
+	} {
+		b, err := at.MarshalJSON()
+		var got Time
+		if err == nil {
+			err = got.UnmarshalJSON(b)
+		}
+		if err != nil || got != want {
+			t.Errorf("%d is written as %s and read as %d, %v", at, b, got, err)
+		}
 	}
 }

@@ -32,15 +32,24 @@ func (t Time) Add(d time.Duration) Time { return t + Time(d.Microseconds()) }
 // Sub returns the duration from u to t.
 func (t Time) Sub(u Time) time.Duration { return time.Duration(t-u) * time.Microsecond }
 
-// String returns t in RFC 3339 with microseconds, or "" for zero.
+// The first and the last instant that RFC 3339 has a form for: the years 0 to 9999.
+const (
+	first = Time(-62_167_219_200_000_000)
+	last  = Time(253_402_300_799_999_999)
+)
+
+// String returns t in RFC 3339 with microseconds, or "" for zero. What lies before
+// the year 0 or after 9999 has no such form and is given as the nearest that has:
+// stored as it is, it could not be read again.
 func (t Time) String() string {
 	if t == 0 {
 		return ""
 	}
+	t = min(max(t, first), last)
 	return t.Std().Format("2006-01-02T15:04:05.000000Z")
 }
 
-// MarshalJSON writes t as an RFC 3339 string, zero as null.
+// MarshalJSON writes t as an RFC 3339 string, as String gives it, zero as null.
 func (t Time) MarshalJSON() ([]byte, error) {
 	if t == 0 {
 		return []byte("null"), nil

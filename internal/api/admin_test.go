@@ -88,6 +88,24 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// What is checked is what is used, however a body spells its names.
+func TestNamesAreSpelledAsDescribed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	plan := `"plan":{"v":1,"kind":"staunch.plan","targets":[],"Targets":[{}]}`
+	for path, body := range map[string]string{
+		"/v1/tokens":        `{"name":"x","role":"viewer","ROLE":"admin"}`,
+		"/v1/tokens?":       `{"Name":"x","role":"viewer"}`,
+		"/v1/trust/promote": `{"rule":"a","to":"shadow","To":"bogus","reason":"x"}`,
+		"/v1/containments":  `{"subject":"` + appRW.String() + `","tier":"restrict","Tier":"revoke","reason":"x"}`,
+		pathApply:           `{"reason":"x",` + plan + `}`,
+	} {
+		if a := r.want(r.do("admin", "POST", path, body), 400); !strings.Contains(a.Body.String(), "unexpected property") {
+			t.Errorf("%s %s: %s", path, body, a.Body)
+		}
+	}
+}
+
 func TestBreakers(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -69,6 +69,9 @@ type Cases interface {
 	Extend(tx store.Tx, id, who string, d time.Duration) (staunch.Containment, error)
 	Approve(tx store.Tx, id, who, scopeHash, planHash string) (staunch.Containment, error)
 
+	// Reach returns what is known to have come from the case's subject, where the
+	// case's scope takes that with it.
+	Reach(r store.Reader, con staunch.Containment) ([]staunch.Ref, error)
 	// Revivals returns what releasing the case would bring back to life, a line
 	// each.
 	Revivals(r store.Reader, id string) ([]string, error)
@@ -159,8 +162,8 @@ type Options struct {
 	// Observe is told of every request by its route ("GET /v1/signals", "" for
 	// none). It must not block.
 	Observe func(route string, status int, took time.Duration)
-	// MostIngests bounds the bodies that are read at once; 0 gives 64. What comes
-	// beyond is answered with 429.
+	// MostIngests bounds the bodies that are read at once; 0 gives 64. One source
+	// has three quarters of them at most. What comes beyond is answered with 429.
 	MostIngests int
 }
 
@@ -197,7 +200,7 @@ type Server struct {
 	routes []Route
 	byPath map[string]*Route // by pattern
 	rights map[auth.Verb]auth.Right
-	slots  chan struct{}        // of bodies being read
+	bodies places
 	spec   func() (spec, error) // written when somebody asks
 	// discovery is AuthZEN's document.
 	discovery []byte
@@ -232,7 +235,7 @@ func build(opt Options) (*Server, error) {
 	}
 	s := &Server{
 		opt: opt, mux: http.NewServeMux(), byPath: map[string]*Route{}, rights: map[auth.Verb]auth.Right{},
-		slots: make(chan struct{}, opt.MostIngests),
+		bodies: places{free: opt.MostIngests, held: map[string]int{}},
 	}
 	for _, r := range auth.Rights() {
 		s.rights[r.Verb] = r

@@ -113,8 +113,10 @@ func (s *Server) registerContainments() {
 					return err
 				}
 				var err error
-				opened, err = s.opt.Cases.Contain(tx, req, p.Name)
-				return err
+				if opened, err = s.opt.Cases.Contain(tx, req, p.Name); err != nil {
+					return err
+				}
+				return s.mayTake(tx, p, auth.Contain, opened.Containment)
 			})
 			if err != nil {
 				return nil, err
@@ -302,6 +304,26 @@ func (s *Server) mayTouch(r store.Reader, p auth.Principal, v auth.Verb, ref sta
 		return err
 	}
 	return auth.Authorize(p, v, o)
+}
+
+// mayTake authorises p on a case that was just opened or raised: on all that is its
+// already, and on what its scope takes with it.
+func (s *Server) mayTake(r store.Reader, p auth.Principal, v auth.Verb, con staunch.Containment) error {
+	if len(p.Realms) == 0 {
+		return nil
+	}
+	o, err := caseObject(r, p, con)
+	if err != nil {
+		return err
+	}
+	if err := auth.Authorize(p, v, o); err != nil {
+		return err
+	}
+	refs, err := s.opt.Cases.Reach(r, con)
+	if err != nil {
+		return err
+	}
+	return mayReach(p, v, refs)
 }
 
 // mayReach authorises p on what lineage and the platforms added to a subject,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/staunch-project/staunch"
@@ -18,6 +19,37 @@ const pathIngest = "/v1/ingest/{source}"
 func (s *Server) registerIngest() {
 	s.handle(Route{Method: "POST", Path: pathIngest, Verb: auth.Ingest, Limit: bodyTimeout + usualTimeout, unread: true}, s.ingest)
 	s.handle(Route{Method: "GET", Path: pathIngest, Verb: auth.Ingest}, s.challenge)
+}
+
+// places are for the bodies that are read at once. A body takes as long as its
+// sender likes, up to bodyTimeout, so a stolen token of one source could hold them
+// all and have nobody else heard.
+type places struct {
+	mu   sync.Mutex
+	free int
+	held map[string]int // by source
+}
+
+// take takes a place for the source, unless it holds three times as many as are
+// free already: whatever one source does, there is a place for the next.
+func (p *places) take(source string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held[source] >= 3*p.free {
+		return false
+	}
+	p.free--
+	p.held[source]++
+	return true
+}
+
+func (p *places) give(source string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free++
+	if p.held[source]--; p.held[source] == 0 {
+		delete(p.held, source)
+	}
 }
 
 // Bounds of what is read of a body that is refused.
@@ -59,10 +91,9 @@ func (s *Server) ingest(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, s.fail(r.Context(), fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, r.ContentLength, MaxIngest)))
 		return
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
+	if s.bodies.take(name) {
+		defer s.bodies.give(name)
+	} else {
 		drain(w, r)
 		writeProblem(w, s.fail(r.Context(), fmt.Errorf("%w: too many bodies are being read", staunch.ErrOverloaded)))
 		return

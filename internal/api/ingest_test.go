@@ -142,6 +142,47 @@ func TestIngestsAreBounded(t *testing.T) {
 	r.want(r.do("source", "POST", "/v1/ingest/trail", `{}`), 200) // the places are free again
 }
 
+// A source whose senders never come to an end leaves places for the others.
+func TestOneSourceLeavesPlaces(t *testing.T) {
+	t.Parallel()
+	for _, all := range []int{1, 2, 3, 5, 64} {
+		p := places{free: all, held: map[string]int{}}
+		took := 0
+		for p.take("stolen") {
+			took++
+		}
+		if most := max(1, all-all/4); took == 0 || took > most {
+			t.Errorf("one source has %d of %d places, at most %d", took, all, most)
+		}
+		if left := all - took; all >= 4 && (left == 0 || !p.take("other") || left > 3 && !p.take("third")) {
+			t.Errorf("of %d places one source took %d, and others get none", all, took)
+		}
+		for range took {
+			p.give("stolen")
+		}
+		if p.held["stolen"] != 0 || !p.take("stolen") {
+			t.Errorf("of %d places none is given back", all)
+		}
+	}
+
+	r := newRig(t, func(o *Options) { o.MostIngests = 8 })
+	r.token(store.Token{Name: "gone", Role: "source", Source: "gone"})
+	r.ingest.block, r.ingest.began = make(chan struct{}), make(chan struct{})
+	done := make(chan int, 6)
+	for range 6 {
+		go func() { done <- r.do("source", "POST", "/v1/ingest/trail", `{}`).Code }()
+		<-r.ingest.began
+	}
+	r.want(r.do("source", "POST", "/v1/ingest/trail", `{}`), 429)
+	r.want(r.do("gone", "POST", "/v1/ingest/gone", `{}`), 404) // it was asked
+	close(r.ingest.block)
+	for range 6 {
+		if code := <-done; code != 200 {
+			t.Errorf("%d", code)
+		}
+	}
+}
+
 func TestChallenge(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

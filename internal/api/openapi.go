@@ -41,8 +41,14 @@ func OpenAPI() ([]byte, error) {
 	return out.yaml, err
 }
 
+// encoding/json takes a member of any case of letters for a field's, and so does
+// huma unless it is told. Of {"role":"viewer","ROLE":"admin"} it then checks the
+// one and uses the other, and people who read a plan file see what is not applied.
+func init() { huma.ValidateStrictCasing = true }
+
 // unmarshal decodes a body that has one reading only: no duplicate keys, valid
-// UTF-8, bounded depth.
+// UTF-8, bounded depth. Whether names are spelled as they are described is
+// for huma's validation to see.
 func unmarshal(data []byte, v any) error {
 	if err := jsondoc.New(jsondoc.Limits{Bytes: MaxLongBody, Depth: 32}).Parse(data); err != nil {
 		return err

@@ -316,7 +316,7 @@ func (c engineCases) containment(req ContainRequest) contain.OpenRequest {
 	return contain.OpenRequest{
 		Subject: req.Subject, Resolution: staunch.Resolution{Ref: req.Subject, Names: []staunch.Ref{req.Subject}, Identity: id},
 		Origin: staunch.OriginManual, Opener: req.Key, Tier: req.Tier, Reasons: []string{req.Reason},
-		Playbook: staunch.Playbook{Name: "drill", Expiry: req.Expiry, Stages: []staunch.Stage{{Tier: req.Tier, Deny: []string{"*"}}}},
+		Playbook: staunch.Playbook{Name: "drill", Expiry: req.Expiry, Derived: req.Playbook == "wide", Stages: []staunch.Stage{{Tier: req.Tier, Deny: []string{"*"}}}},
 		Approval: req.Playbook == "ask",
 	}
 }
@@ -363,6 +363,14 @@ func (c engineCases) Apply(ctx context.Context, req ApplyRequest, _ string, may 
 		return Opened{}, err
 	}
 	return Opened{Containment: staunch.Containment{ID: "con_1", Reasons: []string{req.Reason}}, Created: req.Plan.Hash != "sha256:again"}, nil
+}
+
+// Reach has something of another realm come from every subject.
+func (c engineCases) Reach(_ store.Reader, con staunch.Containment) ([]staunch.Ref, error) {
+	if con.Scope.Closure != "derived" {
+		return nil, nil
+	}
+	return []staunch.Ref{billing}, nil
 }
 
 func (c engineCases) Revivals(r store.Reader, id string) ([]string, error) {

@@ -266,6 +266,19 @@ func TestScopes(t *testing.T) {
 	// The plan of a subject within scope reaches a target outside of it.
 	r.want(r.do("pg", "POST", "/v1/plan", ContainRequest{Subject: appRW, Tier: 2, Reason: "x", Playbook: "wide"}), 403)
 	r.want(r.do("team-b", "POST", "/v1/plan", ContainRequest{Subject: billing, Tier: 2, Reason: "x", Playbook: "wide"}), 200)
+	// Nor is a case opened, or raised, whose scope takes that with it.
+	wide := func(ref staunch.Ref) ContainRequest {
+		return ContainRequest{Subject: ref, Tier: 3, Reason: "x", Playbook: "wide"}
+	}
+	other := staunch.Ref{Kind: staunch.KindAccount, Realm: "pg/main", Scheme: "role", Value: "other"}
+	if p := r.want(r.do("pg", "POST", "/v1/containments", wide(other)), 403).problem(); !strings.Contains(p.Message, "vault/main") {
+		t.Errorf("%+v", p)
+	}
+	if a := r.want(r.do("admin", "GET", "/v1/containments", nil), 200); strings.Contains(a.Body.String(), other.Value) {
+		t.Errorf("a case was opened: %s", a.Body)
+	}
+	r.want(r.do("responder", "POST", "/v1/containments", wide(other)), 201)
+	r.want(r.do("pg", "POST", "/v1/containments", wide(other)), 403)
 	// What lineage says of other realms is left out.
 	var k Known
 	r.want(r.do("pg", "GET", "/v1/identity?ref="+appRW.String(), nil), 200).into(&k)

@@ -316,6 +316,34 @@ func (c cases) Contain(tx store.Tx, req api.ContainRequest, who string) (api.Ope
 	return opened(o), err
 }
 
+// mostReached is how much Reach looks at: several times what a plan takes. What is
+// beyond is not a reason to refuse, or a thief with many tokens could not be
+// contained by those whose scope is limited.
+const mostReached = 1000
+
+// Reach follows the lineage as a plan does.
+func (c cases) Reach(r store.Reader, con staunch.Containment) ([]staunch.Ref, error) {
+	if con.Scope.Closure != "derived" {
+		return nil, nil
+	}
+	roots := slices.Clone(con.Scope.Roots)
+	for _, root := range con.Scope.Roots {
+		if root.Kind != staunch.KindIdentity {
+			continue
+		}
+		id, err := r.Identity(root.Value)
+		if err != nil && !errors.Is(err, staunch.ErrNotFound) {
+			return nil, err
+		}
+		roots = append(roots, id.Accounts...)
+	}
+	refs, _, err := c.a.inv.Derived(r, roots, con.Since, mostReached)
+	if err != nil {
+		return nil, fmt.Errorf("looking for what came from %s: %w", con.Subject, err)
+	}
+	return refs, nil
+}
+
 func opened(o contain.Opened) api.Opened {
 	return api.Opened{V: staunch.Version, Containment: o.Containment, Created: o.Created, Raised: o.Raised}
 }

@@ -78,6 +78,8 @@ func TestApply(t *testing.T) {
 	refused("edited", strings.ReplaceAll(plan, "name:mallory", "name:bob"), n.admin, 400, "was edited")
 	refused("with something added", strings.Replace(plan, "{", `{"more":1,`, 1), n.admin, 400, "more")
 	refused("with something twice", strings.Replace(plan, "{", `{"v":1,`, 1), n.admin, 400, "body")
+	// People who read the file would see one list, and the server the other.
+	refused("with targets twice", strings.Replace(plan, "{", `{"Targets":[],`, 1), n.admin, 400, "Targets")
 	refused("not a plan", `{}`, n.admin, 400, "plan")
 	refused("another server's", other.draw(mallory, ""), n.admin, 400, "another server")
 	refused("run out", over, n.admin, 409, "was valid until")
@@ -151,5 +153,48 @@ func TestApply(t *testing.T) {
 	}
 	if got := platform.Dump("bob"); !strings.HasPrefix(got, "enabled") {
 		t.Errorf("bob is %q", got)
+	}
+}
+
+// A token for some realms opens no case that takes something of another realm with
+// it, and does where the scope leaves that alone.
+func TestContainReachesNoOtherRealm(t *testing.T) {
+	n := newNode(t)
+	token := n.token(store.Token{Name: "app", Role: "responder", Realms: []string{"json/app"}})
+	account := func(realm, name string) staunch.Ref {
+		return staunch.Ref{Kind: staunch.KindAccount, Realm: realm, Scheme: "name", Value: name}
+	}
+	now := staunch.TimeOf(time.Now())
+	err := n.app.Store().Update(t.Context(), func(tx store.Tx) error {
+		for _, f := range []staunch.Fact{
+			{Subject: account("json/app", "near"), By: account("json/app", "bob")},
+			{Subject: account("json/other", "far"), By: account("json/app", "eve")},
+		} {
+			f.V, f.Type, f.Time, f.Learned, f.Source = staunch.Version, staunch.FactCredentialIssued, now, now, "events"
+			f.ID = staunch.FactID(f)
+			if _, err := tx.PutFact(f); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	contain := func(name string, token staunch.Secret) (int, string) {
+		status, b := n.call(http.MethodPost, "/v1/containments", token, `{"subject":"`+account("json/app", name).String()+`","tier":"isolate","reason":"x"}`)
+		return status, string(b)
+	}
+	if status, b := contain("eve", token); status != 403 || !strings.Contains(b, "json/other") {
+		t.Errorf("beyond the token's realms: %d %s", status, b)
+	}
+	if cs := n.cases(); len(cs) != 0 {
+		t.Errorf("cases are %+v", cs)
+	}
+	if status, b := contain("bob", token); status != 201 {
+		t.Errorf("within the token's realms: %d %s", status, b)
+	}
+	if status, b := contain("eve", n.admin); status != 201 {
+		t.Errorf("by who may: %d %s", status, b)
 	}
 }

@@ -577,6 +577,8 @@ func TestCheckToken(t *testing.T) {
 		"name: begins":                  func(r *store.Token) { r.Name = "ana " },
 		"name: has a character":         func(r *store.Token) { r.Name = "a\u202eb" },
 		"name: is not UTF-8":            func(r *store.Token) { r.Name = "a\xff" },
+		"name: engine is what":          func(r *store.Token) { r.Name = "Engine" },
+		"name: SIGHUP is what":          func(r *store.Token) { r.Name = "sighup" },
 		"role: \"root\" is not a role":  func(r *store.Token) { r.Role = "root" },
 		"source: a token of role":       func(r *store.Token) { r.Role = "source" },
 		"source: a token of role sourc": func(r *store.Token) { r.Source = "trail" },

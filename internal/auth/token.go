@@ -92,6 +92,12 @@ func CheckToken(t store.Token) error {
 	if err := checkName(t.Name); err != "" {
 		return bad("name", "%s", err)
 	}
+	// Records name who did it. What a person did must not look like our own doing.
+	for _, name := range [...]string{"engine", "SIGHUP", "init"} {
+		if strings.EqualFold(t.Name, name) {
+			return bad("name", "%s is what records call staunch itself", name)
+		}
+	}
 	role, err := ParseRole(t.Role)
 	if err != nil {
 		return bad("role", "%.40q is not a role", t.Role)

@@ -47,7 +47,7 @@ type globals struct {
 // Main runs a command line and returns the exit code. It ends early when ctx
 // does.
 func Main(ctx context.Context, args []string, env Env) int {
-	g := &globals{stdin: env.Stdin, stdout: env.Stdout, stderr: env.Stderr, getenv: env.Getenv}
+	g := &globals{stdin: env.Stdin, stdout: forTerminal(env.Stdout), stderr: forTerminal(env.Stderr), getenv: env.Getenv}
 	root := newRoot(g)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -91,6 +92,8 @@ type Config struct {
 
 	path string
 	sum  [sha256.Size]byte
+	// given are the values that !env and !file gave.
+	given []string
 }
 
 // TLS names the files of the API's certificate and key.
@@ -312,25 +315,65 @@ func Parse(data []byte, path string) (*Config, error) {
 	if err := yaml.Load(data, &root); err != nil {
 		return nil, strictyaml.Explain(path, err)
 	}
-	if err := resolveTags(&root, filepath.Dir(path), path); err != nil {
+	c := &Config{path: path, sum: sha256.Sum256(data)}
+	if err := resolveTags(&root, filepath.Dir(path), path, &c.given); err != nil {
 		return nil, err
 	}
-	c := &Config{path: path, sum: sha256.Sum256(data)}
 	if root.Kind != 0 {
 		if err := strictyaml.Decode(&root, path, c); err != nil {
-			return nil, err
+			return nil, c.hush(err)
 		}
 	}
 	c.findLines(&root)
 	c.defaults()
 	if err := c.check(); err != nil {
-		return nil, err
+		return nil, c.hush(err)
 	}
 	return c, nil
 }
 
-// resolveTags replaces !env and !file scalars by what they name.
-func resolveTags(n *yaml.Node, dir, path string) error {
+// leastHushed is the length, in bytes, from which on a value is taken out of errors;
+// what is shorter is no secret, and stands in every other word.
+const leastHushed = 4
+
+// hush takes out of an error what !env and !file gave: those are for secrets, and
+// errors go to terminals, logs and the API.
+func (c *Config) hush(err error) error {
+	if len(c.given) == 0 || err == nil {
+		return err
+	}
+	var pairs []string
+	for _, v := range slices.SortedFunc(slices.Values(c.given), func(a, b string) int { return len(b) - len(a) }) {
+		quoted := strconv.Quote(v)
+		pairs = append(pairs, quoted[1:len(quoted)-1], "***", v, "***")
+		if len(v) > shownByYAML {
+			pairs = append(pairs, v[:shownByYAML]+"...", "***")
+		}
+	}
+	said := strings.NewReplacer(pairs...)
+	var walk func(error) error
+	walk = func(err error) error {
+		switch e := err.(type) { //nolint:errorlint // the tree is walked here, level by level
+		case *staunch.Problem:
+			return &staunch.Problem{Place: said.Replace(e.Place), Reason: said.Replace(e.Reason), Hint: said.Replace(e.Hint)}
+		case interface{ Unwrap() []error }:
+			var out []error
+			for _, sub := range e.Unwrap() {
+				out = append(out, walk(sub))
+			}
+			return errors.Join(out...)
+		}
+		return err
+	}
+	return walk(err)
+}
+
+// shownByYAML is how much the YAML library quotes of a value that is too long.
+const shownByYAML = 7
+
+// resolveTags replaces !env and !file scalars by what they name, and adds that to
+// given.
+func resolveTags(n *yaml.Node, dir, path string, given *[]string) error {
 	if n.Kind == yaml.ScalarNode && (n.Tag == "!env" || n.Tag == "!file") {
 		place := fmt.Sprintf("%s:%d", path, n.Line)
 		switch n.Tag {
@@ -355,9 +398,12 @@ func resolveTags(n *yaml.Node, dir, path string) error {
 			n.Value = strings.TrimRight(string(b), "\r\n")
 		}
 		n.Tag, n.Style = "!!str", yaml.DoubleQuotedStyle
+		if len(n.Value) >= leastHushed {
+			*given = append(*given, n.Value)
+		}
 	}
 	for _, c := range n.Content {
-		if err := resolveTags(c, dir, path); err != nil {
+		if err := resolveTags(c, dir, path, given); err != nil {
 			return err
 		}
 	}
@@ -785,7 +831,7 @@ func (c *Config) Decode(n yaml.Node, v any) error {
 	if n.Kind == 0 {
 		return nil
 	}
-	return strictyaml.Decode(&n, c.path, v)
+	return c.hush(strictyaml.Decode(&n, c.path, v))
 }
 
 // PlaceOf names a realm's place in the file, for errors found later.

@@ -179,3 +179,43 @@ func TestSecretsComeFromOutside(t *testing.T) {
 		t.Errorf("an unknown connector key gave %v, want its line", err)
 	}
 }
+
+// TestSecretsStayOutOfErrors: what comes from outside is told nowhere, wherever in
+// the configuration it was put by mistake.
+func TestSecretsStayOutOfErrors(t *testing.T) {
+	dir := t.TempDir()
+	const env, file = "hunter2-from-env", "hunter2-\"of\"\nthe file"
+	t.Setenv("STAUNCH_TEST_TOKEN", env)
+	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte(file+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []string{"!env STAUNCH_TEST_TOKEN", "!file secret"} {
+		for what, in := range map[string]string{
+			"number":    "v: " + from,
+			"list":      "rules: " + from,
+			"mode":      "mode: " + from,
+			"duration":  "guard: {stale_after: " + from + "}",
+			"listen":    "listen: " + from,
+			"key":       from + ": 1",
+			"ref":       "drills:\n  - {name: d, canary: " + from + "}",
+			"log":       "log: {level: " + from + "}",
+			"connector": "realms:\n  - {name: r, platform: p, connector: {count: " + from + "}}",
+		} {
+			c, err := Parse([]byte(in+"\n"), filepath.Join(dir, "c.yaml"))
+			if err == nil {
+				var conn struct {
+					Count int `yaml:"count"`
+				}
+				err = c.Decode(c.Realms[0].Connector, &conn)
+			}
+			var p *staunch.Problem
+			if !errors.As(err, &p) || !errors.Is(err, staunch.ErrInvalid) || !strings.Contains(err.Error(), "c.yaml") {
+				t.Errorf("%s from %s gave %v, want a problem with its place", what, from, err)
+				continue
+			}
+			if s := err.Error(); strings.Contains(s, "hunter2") || strings.Contains(s, "the file") {
+				t.Errorf("%s from %s: %v", what, from, err)
+			}
+		}
+	}
+}

@@ -464,3 +464,61 @@ func TestBarredStep(t *testing.T) {
 		t.Errorf("trouble %q", c.Containment.Trouble)
 	}
 }
+
+// TestWhoRaisesDoesNotApprove: who asks for more than what waits for people is who
+// asked for it, whoever asked for less before; that one is another person by now.
+func TestWhoRaisesDoesNotApprove(t *testing.T) {
+	for _, first := range []string{"", "alice"} { // policy asked, or a person
+		r := newRig(t)
+		r.platform.AddAccount("bob")
+		r.start()
+		open := func(opener, who string, tier staunch.Tier) contain.Opened {
+			t.Helper()
+			o, err := r.ask(contain.OpenRequest{Subject: account("bob"), Opener: opener, Tier: tier, Playbook: revokeNow, Requester: who, Approval: true})
+			if err != nil || o.Containment.Phase != staunch.PhaseApproval {
+				t.Fatalf("%+v, %v", o, err)
+			}
+			return o
+		}
+		con := open("k", first, staunch.TierIsolate).Containment
+		r.asked(con.ID)
+		if o := open("more", "carol", staunch.TierRevoke); !o.Raised || o.Containment.ID != con.ID {
+			t.Fatalf("%+v", o)
+		}
+		asked := r.asked(con.ID)
+		scope := r.caseOf(con.ID).Containment.Scope.Hash()
+		r.refused(con.ID, "Carol", scope, asked.Hash, staunch.ErrForbidden, "another person")
+		// Whoever asked for less has seen what is asked for now.
+		if err := r.approve(con.ID, "alice", scope, asked.Hash); err != nil {
+			t.Errorf("first %q: %v", first, err)
+		}
+	}
+}
+
+// TestLessDoesNotFreeMore: what waits for people at a tier is not let go on by a
+// request for less that nobody has to approve.
+func TestLessDoesNotFreeMore(t *testing.T) {
+	r := newRig(t)
+	r.platform.AddAccount("bob")
+	r.start()
+	con := r.waiting(account("bob"), "k", revokeNow) // isolate
+	r.asked(con.ID)
+	for i, who := range []string{"alice", ""} { // a person, and policy
+		o, err := r.ask(contain.OpenRequest{Subject: account("bob"), Opener: "less" + who, Tier: staunch.TierRestrict, Playbook: revokeNow, Requester: who})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := r.caseOf(con.ID).Containment; c.Phase != staunch.PhaseApproval || c.Tier != staunch.TierIsolate {
+			t.Errorf("a request for restrict by %q let isolate go on: %s, tier %s", who, c.Phase, c.Tier)
+		}
+		// What was asked for is done beside it.
+		if o.Containment.ID == con.ID || o.Created != (i == 0) || o.Containment.Tier != staunch.TierRestrict || o.Containment.Phase.Idle() {
+			t.Errorf("by %q: %+v", who, o)
+		}
+		r.await(o.Containment.ID, "held", phase(staunch.PhaseHeld))
+	}
+	if err := r.approve(con.ID, "carol", con.Scope.Hash(), r.asked(con.ID).Hash); err != nil {
+		t.Fatal(err)
+	}
+	r.await(con.ID, "held", phase(staunch.PhaseHeld))
+}

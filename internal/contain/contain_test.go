@@ -446,6 +446,42 @@ func TestStagedWindow(t *testing.T) {
 	}
 }
 
+// TestExtendHasABound: no number of requests puts an end off beyond what can be
+// written, after which the case could not be read and no node could start.
+func TestExtendHasABound(t *testing.T) {
+	staged := staunch.Playbook{Name: "staged", Stages: []staunch.Stage{
+		{Tier: staunch.TierRestrict, Deny: []string{"*"}, Window: staunch.Duration(time.Hour)}, {Tier: staunch.TierIsolate, Deny: []string{"*"}},
+	}}
+	r := newRig(t)
+	r.platform.AddAccount("bob")
+	r.start()
+	for subject, p := range map[string]staunch.Playbook{"window": staged, "held": {Name: "x", Expiry: staunch.Duration(time.Hour), Stages: []staunch.Stage{{Tier: staunch.TierIsolate, Deny: []string{"*"}}}}} {
+		con := r.open(account(subject), staunch.TierIsolate, p, "k").Containment
+		r.await(con.ID, "ready", func(c contain.Case) bool {
+			return c.Containment.Phase == staunch.PhaseWindow || c.Containment.Phase == staunch.PhaseHeld
+		})
+		extend := func(d time.Duration) error {
+			return r.do(func(tx store.Tx) error {
+				_, err := r.engine.Extend(tx, con.ID, "alice", d)
+				return err
+			})
+		}
+		const year = 365 * 24 * time.Hour
+		if err := extend(9 * year); err != nil {
+			t.Errorf("%s: %v", subject, err)
+		}
+		for _, d := range []time.Duration{2 * year, 10 * year, 290 * year} {
+			if err := extend(d); !errors.Is(err, staunch.ErrInvalid) || !strings.Contains(err.Error(), "ten years") {
+				t.Errorf("%s by %s: %v", subject, d, err)
+			}
+		}
+		c := r.caseOf(con.ID).Containment
+		if end := max(c.WindowEnds, c.Expires); end > now().Add(10*year) {
+			t.Errorf("%s ends at %s", subject, end)
+		}
+	}
+}
+
 func TestWindowEndsByItself(t *testing.T) {
 	r := newRig(t)
 	r.platform.AddAccount("bob")

@@ -156,7 +156,8 @@ func (e *Engine) Open(tx store.Tx, req OpenRequest) (Opened, error) {
 // extends returns the open case that a request belongs to. Evidence that comes
 // during a release opens a case of its own. So does a request for more than is
 // in force that a person has to approve: what is in force goes on, and the rest
-// waits beside it.
+// waits beside it. And so does a request for less than what waits: nobody approved
+// the more by asking for less.
 func extends(open []staunch.Containment, req OpenRequest) (staunch.Containment, bool) {
 	best := -1
 	for i, con := range open {
@@ -165,6 +166,8 @@ func extends(open []staunch.Containment, req OpenRequest) (staunch.Containment, 
 		case con.Phase == staunch.PhaseReleasing || con.Phase == staunch.PhaseReleased:
 			continue
 		case req.Approval && con.Phase != staunch.PhaseApproval && con.Tier < req.Tier:
+			continue
+		case !req.Approval && con.Phase == staunch.PhaseApproval && con.Tier > req.Tier:
 			continue
 		}
 		// What is in force goes before what waits, the higher tier before the lower.
@@ -268,6 +271,9 @@ func (e *Engine) raise(tx store.Tx, con staunch.Containment, req OpenRequest, no
 		con.Tier = req.Tier
 		con.Reasons = req.Reasons
 		con.Scope.Highest = req.Tier
+		if con.Phase == staunch.PhaseApproval && req.Requester != "" {
+			con.Requester = req.Requester // who asks for more does not approve it
+		}
 		retake(&con, req.Playbook, now)
 	}
 	switch {

@@ -298,22 +298,32 @@ func (e *Engine) AdvanceWindow(tx store.Tx, id, who string) (staunch.Containment
 	})
 }
 
-// Extend puts the case's window, when it is in one, or its expiry off by d.
+// furthest is how far from now the end of a window or of a case may be put off, by
+// one request or by many: ten years.
+const furthest = 10 * 365 * 24 * time.Hour
+
+// Extend puts the case's window, when it is in one, or its expiry off by d. The error
+// is a staunch.Problem where that would be more than ten years from now.
 func (e *Engine) Extend(tx store.Tx, id, who string, d time.Duration) (staunch.Containment, error) {
 	return e.change(tx, id, who, "extend", func(_ Case, con *staunch.Containment, now staunch.Time) error {
 		if d <= 0 {
 			return &staunch.Problem{Place: "by", Reason: "must be more than zero"}
 		}
+		end := &con.Expires
 		switch {
 		case con.Phase == staunch.PhaseWindow:
-			con.WindowEnds = con.WindowEnds.Add(d)
+			end = &con.WindowEnds
 		case !con.Phase.Open() || con.Phase == staunch.PhaseReleasing:
 			return wrongPhase("extend", con.Phase, "it is ending or has ended")
 		case con.Expires == 0:
 			return wrongPhase("extend", con.Phase, "it has no expiry")
 		default:
-			con.Expires = max(con.Expires, now).Add(d)
+			con.Expires = max(con.Expires, now)
 		}
+		if d > furthest || end.Add(d) > now.Add(furthest) {
+			return &staunch.Problem{Place: "by", Reason: "puts the end off to more than ten years from now"}
+		}
+		*end = end.Add(d)
 		return nil
 	})
 }

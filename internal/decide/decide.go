@@ -23,6 +23,9 @@ type Input struct {
 	Views    Views         `json:"views"`
 	// Containment is the open case that holds the subject, if there is one.
 	Containment ContainmentFacts `json:"containment"`
+	// Waits is the open case that waits for a person to approve it, if there is one;
+	// nothing of it is in force.
+	Waits ContainmentFacts `json:"waits,omitzero"`
 	// Platform is the connector's platform on the subject's realm, "" for none.
 	Platform string `json:"platform,omitempty"`
 	// Mode is the engine's mode.
@@ -43,9 +46,12 @@ type Context struct {
 	Mode staunch.Mode
 	// Platform is the connector's platform on the subject's realm, "" for none.
 	Platform string
-	// Open is the open case for the subject with the highest tier, nil for none.
+	// Open is the open case for the subject with the highest tier, nil for none. One
+	// that waits for approval is only where there is no other.
 	Open *staunch.Containment
-	Gaps []staunch.Gap
+	// Waits is the one with the highest tier that waits for approval, nil for none.
+	Waits *staunch.Containment
+	Gaps  []staunch.Gap
 	// RevokeSources is what Params.NeedSources says.
 	RevokeSources int
 	// Trust is the trust in rules that steers any of the evidence, by rule.
@@ -67,10 +73,15 @@ func NewInput(res staunch.Resolution, a Assessment, c Context) Input {
 	if Production(id.Environment) && c.RevokeSources > 1 {
 		in.RevokeSources = c.RevokeSources
 	}
-	if c.Open != nil {
-		in.Containment = ContainmentFacts{Open: true, Tier: c.Open.Tier.String(), Phase: string(c.Open.Phase), Scope: string(c.Open.Subject.Kind)}
-	}
+	in.Containment, in.Waits = factsOf(c.Open), factsOf(c.Waits)
 	return in
+}
+
+func factsOf(con *staunch.Containment) ContainmentFacts {
+	if con == nil {
+		return ContainmentFacts{}
+	}
+	return ContainmentFacts{Open: true, Tier: con.Tier.String(), Phase: string(con.Phase), Scope: string(con.Subject.Kind)}
 }
 
 // The names of the views.
@@ -312,13 +323,18 @@ func (o *Outcome) verdict(in *Input, view int) {
 	}
 }
 
-// heldBy reports whether the open case does all that the outcome asks for.
+// heldBy reports whether the open case does all that the outcome asks for. What waits
+// for a person does nothing yet: it is enough only where this would wait for one, too,
+// or asking and never approving would shield somebody.
 func (in *Input) heldBy(o *Outcome) bool {
-	if !in.Containment.Open || in.Containment.Phase == string(staunch.PhaseReleasing) {
-		return false
+	does := func(c ContainmentFacts) bool {
+		if !c.Open || c.Phase == string(staunch.PhaseReleasing) || c.Phase == string(staunch.PhaseApproval) && !o.Approve {
+			return false
+		}
+		tier, err := staunch.ParseTier(c.Tier)
+		return err == nil && tier >= o.Tier && staunch.Kind(c.Scope).Width() >= o.Scope.Kind.Width()
 	}
-	tier, err := staunch.ParseTier(in.Containment.Tier)
-	return err == nil && tier >= o.Tier && staunch.Kind(in.Containment.Scope).Width() >= o.Scope.Kind.Width()
+	return does(in.Containment) || does(in.Waits)
 }
 
 // scope starts from the subject, the narrowest thing that is accused, and

@@ -321,6 +321,7 @@ func TestHeld(t *testing.T) {
 		{"above", staunch.Containment{Tier: staunch.TierRevoke, Phase: staunch.PhaseWindow, Subject: acct("a")}, staunch.VerdictHeld},
 		{"below", staunch.Containment{Tier: staunch.TierRestrict, Phase: staunch.PhaseHeld, Subject: cred("k")}, staunch.VerdictContain},
 		{"narrower", staunch.Containment{Tier: staunch.TierRevoke, Phase: staunch.PhaseHeld, Subject: sess("s")}, staunch.VerdictContain},
+		{"not approved", staunch.Containment{Tier: staunch.TierRevoke, Phase: staunch.PhaseApproval, Subject: cred("k")}, staunch.VerdictContain},
 		{"being released", staunch.Containment{Tier: staunch.TierRevoke, Phase: staunch.PhaseReleasing, Subject: cred("k")}, staunch.VerdictContain},
 	} {
 		in := input(t, ident(), accuse("r", 0.7))

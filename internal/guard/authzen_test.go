@@ -110,6 +110,35 @@ func encode(t testing.TB, v any) string {
 }
 
 // TestBadRequests has what is answered with status 400, with the place of it.
+// TestRespelledTokens: a thief who spells the end of a JWT in another way, which
+// many decoders take for the same token, does not slip the hold on its digest.
+func TestRespelledTokens(t *testing.T) {
+	g := guard.New(guard.Options{Clock: newClock(), Store: &memory{}, Mappings: []guard.Mapping{
+		{Type: "bearer", Property: "token", Ref: staunch.Ref{Kind: staunch.KindCredential, Realm: "agents", Scheme: "sha256"}, Digest: true},
+		{Type: "bearer", Ref: staunch.Ref{Kind: staunch.KindAccount, Realm: "agents", Scheme: "name"}},
+	}})
+	const jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.AAECAwQFBgcICQoLDA0ODw" // 16 bytes: 4 bits are left over
+	for token, want := range map[string]int{
+		jwt:                    2,
+		jwt[:len(jwt)-1] + "x": 0, // in the bits that are left over
+		jwt + "==":             0,
+		jwt + "!":              0,
+		jwt + "\n":             0,
+		strings.Replace(jwt, "CAwQ", "CA\r\nwQ", 1):            0,
+		"eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.":                 2,
+		"eyJhbGciOiJkaXIifQ..AAAA.AAAA.AAECAwQFBgcICQoLDA0ODx": 0, // a JWE
+		"ya29.a0Af!.x":         2, // opaque tokens are as their issuers like
+		"v1.AAECAw.x!":         2,
+		"eyJhbGciOiJSUzI1NiJ9": 2,
+		"opaque":               2,
+	} {
+		refs := g.Resolve(guard.Subject{Type: "bearer", ID: "ana", Property: func(string) string { return token }})
+		if len(refs) != want {
+			t.Errorf("%q gives %v, want %d refs", token, refs, want)
+		}
+	}
+}
+
 func TestBadRequests(t *testing.T) {
 	f := pdp(t)
 	deep := strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40)

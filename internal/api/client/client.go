@@ -13,6 +13,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strconv"
@@ -90,7 +91,8 @@ const (
 	pathCheckpoint = "/v1/records/checkpoint"
 )
 
-// New makes a client. It sends nothing.
+// New makes a client. It sends nothing. The error is a staunch.Problem for a URL that
+// is none, or to which a token would go in the clear: http is for loopback addresses.
 func New(opt Options) (*Client, error) {
 	base, err := url.Parse(opt.URL)
 	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
@@ -98,6 +100,9 @@ func New(opt Options) (*Client, error) {
 	}
 	if base.User != nil || base.RawQuery != "" || base.Fragment != "" {
 		return nil, &staunch.Problem{Place: "url", Reason: "must have no user, query or fragment"}
+	}
+	if !opt.Token.Empty() && base.Scheme == "http" && !loopback(base.Hostname()) {
+		return nil, &staunch.Problem{Place: "url", Reason: fmt.Sprintf("%q is plain http, and whoever is on the way could take the token", opt.URL), Hint: "use https, or a loopback address"}
 	}
 	tr := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
@@ -125,6 +130,11 @@ func New(opt Options) (*Client, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}, nil
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // Close releases idle connections.

@@ -80,6 +80,28 @@ func TestURLs(t *testing.T) {
 	}
 }
 
+// A token is not sent in the clear to another machine.
+func TestTokenNeedsTLS(t *testing.T) {
+	t.Parallel()
+	for url, ok := range map[string]bool{
+		"http://127.0.0.1:8422": true, "http://[::1]:8422": true, "http://localhost:8422": true, "https://staunch.example": true,
+		"http://staunch.example:8422": false, "http://10.0.0.1": false, "http://127.0.0.1.example.org": false, "HTTP://staunch.example": false,
+	} {
+		c, err := New(Options{URL: url, Token: staunch.NewSecret("s3cret")})
+		if (err == nil) != ok || err != nil && strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%q: %v", url, err)
+		}
+		if c != nil {
+			c.Close()
+		}
+	}
+	c, err := New(Options{URL: "http://staunch.example:8422"})
+	if err != nil { // there is nothing to be taken
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
 // TestBacktestNeedsItsSummary: an answer that ends before is none.
 func TestBacktestNeedsItsSummary(t *testing.T) {
 	t.Parallel()

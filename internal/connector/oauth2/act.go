@@ -91,7 +91,7 @@ func text(raw json.RawMessage) string {
 // number reads a JSON number of seconds, 0 from anything that is no date.
 func number(raw json.RawMessage) int64 {
 	var f float64
-	if json.Unmarshal(raw, &f) != nil || f < 0 || f > 1<<40 {
+	if json.Unmarshal(raw, &f) != nil || f < 0 || f > 253402300799 { // the year 9999
 		return 0
 	}
 	return int64(f)

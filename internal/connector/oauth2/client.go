@@ -51,7 +51,7 @@ func (c *client) do(ctx context.Context, what string, r request) (rest.Answer, e
 func (r request) build(what string) rest.Request {
 	out := rest.Request{
 		What: what, Method: r.method, URL: r.url, Header: http.Header{"Accept": {"application/json"}},
-		Key: r.key, Deadline: r.until, Now: r.now,
+		Key: r.key, Deadline: r.until, Now: r.now, Hide: []staunch.Secret{r.as.Secret, r.bearer, staunch.NewSecret(r.form.Get("token"))},
 	}
 	form := r.form
 	if r.as.ID != "" && r.as.Auth != authBasic {

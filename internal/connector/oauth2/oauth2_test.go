@@ -583,13 +583,21 @@ func TestSecretsAreNotShown(t *testing.T) {
 	f.introspect = func(w http.ResponseWriter, r *http.Request) { say(w, 500, "") }
 	c := f.connector(t, nil)
 	_, err := c.Read(t.Context(), target(stolen), false)
+	f.introspect = func(w http.ResponseWriter, r *http.Request) {
+		_, secret, _ := r.BasicAuth()
+		say(w, 400, `{"error":"invalid_request","error_description":"`+r.FormValue("token")+" is none of "+secret+`"}`)
+	}
+	_, back := c.Read(t.Context(), target(stolen), false)
+	if !strings.Contains(fmt.Sprint(back), "*** is none of ***") {
+		t.Errorf("what the server says is not told: %v", back)
+	}
 	f.Close()
 	_, down := c.Read(t.Context(), target(stolen), true)
 	b, jerr := json.Marshal(c.cfg)
 	if jerr != nil {
 		t.Fatal(jerr)
 	}
-	for _, s := range []string{fmt.Sprint(err), fmt.Sprint(down), fmt.Sprintf("%+v %#v", c.cfg, c.cfg), string(b)} {
+	for _, s := range []string{fmt.Sprint(err), fmt.Sprint(back), fmt.Sprint(down), fmt.Sprintf("%+v %#v", c.cfg, c.cfg), string(b)} {
 		if strings.Contains(s, stolen) || strings.Contains(s, "-secret") {
 			t.Errorf("a secret is in %q", s)
 		}

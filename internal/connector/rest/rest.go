@@ -54,6 +54,9 @@ const (
 	// MaxKey is the longest step key, in bytes.
 	MaxKey     = 128
 	maxMessage = 300
+	// leastHidden is the length of a secret, in bytes, from which on it is looked for
+	// in what a vendor says: a shorter one stands in every other word.
+	leastHidden = 4
 )
 
 // Options describe a client.
@@ -116,6 +119,9 @@ type Request struct {
 	// Header is sent as it is, and so is Body; nil sends none.
 	Header http.Header
 	Body   []byte
+	// Hide are the secrets that are sent. A server that says them back in its answer
+	// does not get them into errors, which become notes, messages and records.
+	Hide []staunch.Secret
 	// Key, when set, marks a call that changes something, and goes along in the
 	// client's KeyHeader: at most MaxKey printable characters of ASCII.
 	Key string
@@ -235,6 +241,11 @@ func (c *Client) refusal(r Request, status int, body []byte) error {
 	e := &StatusError{What: r.What, Status: status}
 	if c.opts.Words != nil {
 		e.Code, e.Text = c.opts.Words(status, body)
+		for _, h := range r.Hide {
+			if len(h.Reveal()) >= leastHidden {
+				e.Code, e.Text = strings.ReplaceAll(e.Code, h.Reveal(), "***"), strings.ReplaceAll(e.Text, h.Reveal(), "***")
+			}
+		}
 	}
 	class, ok := staunch.ClassPermanent, false
 	if c.opts.Class != nil {

@@ -139,6 +139,24 @@ func TestVendorsWordsAndClasses(t *testing.T) {
 	}
 }
 
+// A server that says a secret back does not get it into an error.
+func TestSecretsAreNotSaidBack(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, "no token "+r.Header.Get("Authorization")+" here, abc")
+	})
+	c := client(t, func(o *rest.Options) {
+		o.Words = func(_ int, body []byte) (string, string) { return "bad_" + string(body), string(body) }
+	})
+	_, err := c.Do(t.Context(), rest.Request{
+		What: "asking", Method: http.MethodGet, URL: url, Header: http.Header{"Authorization": {"Bearer hunter2"}},
+		Hide: []staunch.Secret{staunch.NewSecret("hunter2"), {}, staunch.NewSecret("abc")},
+	})
+	if err == nil || strings.Contains(err.Error(), "hunter2") || strings.Count(err.Error(), "***") != 2 || !strings.Contains(err.Error(), "here, abc") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAnswersThatAreLost(t *testing.T) {
 	for name, h := range map[string]http.HandlerFunc{
 		"too long": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, strings.Repeat("x", 65)) },

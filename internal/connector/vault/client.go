@@ -174,16 +174,19 @@ func (c *client) request(r call) (rest.Request, error) {
 	if c.namespace != "" {
 		req.Header.Set("X-Vault-Namespace", c.namespace)
 	}
-	switch {
-	case r.bare:
-	case !r.token.Empty():
-		req.Header.Set("X-Vault-Token", r.token.Reveal())
-	default:
-		t, err := c.token()
-		if err != nil {
+	token := r.token
+	if token.Empty() && !r.bare {
+		var err error
+		if token, err = c.token(); err != nil {
 			return req, staunch.Denied(fmt.Errorf("%s: %w", req.What, err))
 		}
-		req.Header.Set("X-Vault-Token", t.Reveal())
+	}
+	if !r.bare {
+		req.Header.Set("X-Vault-Token", token.Reveal())
+		req.Hide = append(req.Hide, token)
+	}
+	if b, ok := r.body.(map[string]string); ok && b["token"] != "" { // of another
+		req.Hide = append(req.Hide, staunch.NewSecret(b["token"]))
 	}
 	return req, nil
 }

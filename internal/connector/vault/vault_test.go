@@ -508,6 +508,23 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 	}
 }
 
+// What Vault, or who stands for it, says back of a token does not get into errors.
+func TestTokensAreNotSaidBack(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var in map[string]string
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		w.WriteHeader(http.StatusInternalServerError)
+		_ = json.NewEncoder(w).Encode(map[string][]string{"errors": {r.Header.Get("X-Vault-Token") + " asks for " + in["token"]}})
+	}))
+	defer srv.Close()
+	c := build(t, Config{Address: srv.URL, Token: staunch.NewSecret("hvs.our-own")}, nil)
+	defer func() { _ = c.Close() }()
+	_, err := c.act.do(t.Context(), call{method: http.MethodPost, path: "auth/token/lookup", body: map[string]string{"token": "hvs.stolen-words"}})
+	if err == nil || !strings.Contains(err.Error(), "*** asks for ***") {
+		t.Errorf("%v", err)
+	}
+}
+
 // The token reaches neither errors nor anything that is printed.
 func TestTokenIsNotShown(t *testing.T) {
 	c := build(t, Config{Address: "http://127.0.0.1:1", Token: staunch.NewSecret("hvs.stolen-words")}, nil)

@@ -426,6 +426,10 @@ func (r *run) statedFacts(keys staunch.Keys) []staunch.Fact {
 	return out
 }
 
+// maxTechnique bounds a technique's id, in bytes: hundreds of signals are weighed at
+// once, each with its techniques.
+const maxTechnique = 128
+
 // statedFindings returns the accusations that the record makes.
 func (r *run) statedFindings() []format.Finding {
 	var out []format.Finding
@@ -468,12 +472,12 @@ func (r *run) statedFindings() []format.Finding {
 			if t.kind == exprEach {
 				r.forEach(t.each, nil, func() bool {
 					if x := r.textOf(r.eval(t.val)); len(x) > 0 {
-						f.Techniques = append(f.Techniques, string(x))
+						f.Techniques = append(f.Techniques, string(bounded(x, maxTechnique)))
 					}
 					return len(f.Techniques) < 64
 				})
 			} else if x := r.textOf(r.eval(t)); len(x) > 0 {
-				f.Techniques = append(f.Techniques, string(x))
+				f.Techniques = append(f.Techniques, string(bounded(x, maxTechnique)))
 			}
 		}
 		if len(f.Accused) > 0 {

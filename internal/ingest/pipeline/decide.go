@@ -348,9 +348,16 @@ func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staun
 		return nil, err
 	}
 	for i := range open {
-		if c.Open == nil || open[i].Tier > c.Open.Tier {
-			c.Open = &open[i]
+		most := &c.Open
+		if open[i].Phase == staunch.PhaseApproval {
+			most = &c.Waits
 		}
+		if *most == nil || open[i].Tier > (*most).Tier {
+			*most = &open[i]
+		}
+	}
+	if c.Open == nil {
+		c.Open = c.Waits
 	}
 	j.input = decide.NewInput(res, j.assessment, c)
 	j.outcome = b.Policy.Decide(j.input)

@@ -531,13 +531,17 @@ func (p *Pipeline) refused(tx store.Tx, it *item) (bool, error) {
 }
 
 // containing returns the open cases that contain the event's actor, as their
-// subject or, as far as the watch knows, as something derived from it.
+// subject or, as far as the watch knows, as something derived from it. Of realms
+// that its source may not accuse it says nothing.
 func (p *Pipeline) containing(tx store.Tx, it *item) ([]staunch.Containment, error) {
-	cases, err := tx.OpenContainments(it.event.Actor)
+	actor := slices.DeleteFunc(slices.Clone(it.event.Actor), func(r staunch.Ref) bool {
+		return r.Kind != staunch.KindIdentity && !it.src.mayAccuse(r.Realm)
+	})
+	cases, err := tx.OpenContainments(actor)
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range p.watch.cases(it.event.Actor...) {
+	for _, id := range p.watch.cases(actor...) {
 		if slices.ContainsFunc(cases, func(c staunch.Containment) bool { return c.ID == id }) {
 			continue
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/internal/ingest"
 	"github.com/staunch-project/staunch/internal/ingest/pipeline"
+	"github.com/staunch-project/staunch/internal/inventory"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -193,6 +194,54 @@ func TestRealms(t *testing.T) {
 			t.Errorf("allowed: %+v", rep)
 		}
 	})
+}
+
+// TestFactsOfOtherRealms: what came from a subject is contained with it, so a source
+// states nothing of realms that it may not accuse, and takes no part in their cases.
+func TestFactsOfOtherRealms(t *testing.T) {
+	r := newRig(t)
+	derived := func() []staunch.Ref {
+		t.Helper()
+		var out []staunch.Ref
+		r.view(func(rd store.Reader) (err error) {
+			out, _, err = inventory.New(inventory.Limits{}).Derived(rd, []staunch.Ref{{Kind: staunch.KindSession, Realm: realm, Scheme: "id", Value: "bob.1"}}, 0, 10)
+			return err
+		})
+		return out
+	}
+	r.ingest(r.rec("1", "issue_abroad", "bob", "session", "bob.1", "realm", "fake/other", "abroad", "victim"))
+	if refs := derived(); len(refs) != 0 {
+		t.Errorf("a fact of another realm was taken: %v", refs)
+	}
+	r.src.Accuses = []string{"fake/other"}
+	r.ingest(r.rec("2", "issue_abroad", "bob", "session", "bob.1", "realm", "fake/other", "abroad", "victim"))
+	if refs := derived(); len(refs) != 1 || refs[0].Realm != "fake/other" {
+		t.Errorf("a fact of a realm that it was given: %v", refs)
+	}
+	r.src.Accuses = nil
+
+	victim := staunch.Ref{Kind: staunch.KindCredential, Realm: "fake/other", Scheme: "sha256", Value: "contained"}
+	r.update(func(tx store.Tx) error {
+		now := staunch.TimeOf(r.clock.Now())
+		return tx.PutContainment(staunch.Containment{
+			V: 1, ID: "con_other", Subject: victim, Names: []staunch.Ref{victim}, Phase: staunch.PhaseHeld, Tier: staunch.TierIsolate, Opened: now, EffectAt: now,
+			Playbook: staunch.Playbook{Name: "x", Stages: []staunch.Stage{{Tier: staunch.TierIsolate, Deny: []string{"*"}}}},
+		})
+	})
+	if err := r.pipe.RefreshWatch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.clock.add(time.Minute)
+	used := func(id string) { r.ingest(r.rec(id, "read", "eve", "realm", "fake/other", "abroad", "contained")) }
+	used("3")
+	if calls := r.spy.list(); len(calls) != 0 {
+		t.Errorf("a source of another realm had a case go on: %v", calls)
+	}
+	r.src.Accuses = []string{"fake/other"}
+	used("4")
+	if calls := r.spy.list(); len(calls) != 1 {
+		t.Errorf("calls %v", calls)
+	}
 }
 
 func TestCeiling(t *testing.T) {
@@ -758,6 +807,35 @@ func TestCaps(t *testing.T) {
 	}
 }
 
+// A finding's id comes from its record. One that no database could keep as a key
+// contains like any other, and takes none of its neighbours along.
+func TestIDsOfFindings(t *testing.T) {
+	r := newRig(t, defaults)
+	finding := func(id, user, detector string) string {
+		return r.rec(id, "x", user, "kind", `"named"`, "score", "98", "detector", `"`+detector+`"`)
+	}
+	rep := r.ingest(
+		finding("1", "a", `with\u0000NUL`), finding("2", "b", strings.Repeat("long", 1000)), finding("3", "c", "plain"),
+		r.rec("4", "high", "d"),
+	)
+	if rep.Accepted != 4 || len(rep.Rejected) != 0 {
+		t.Errorf("%+v", rep)
+	}
+	if n := len(r.cases()); n != 4 {
+		t.Errorf("%d cases, want 4", n)
+	}
+	rules := map[string]bool{}
+	for _, s := range r.signals() {
+		rules[s.Rule] = true
+		if len(s.Rule) > 600 || strings.ContainsRune(s.Rule, 0) {
+			t.Errorf("rule %.100q of %d bytes", s.Rule, len(s.Rule))
+		}
+	}
+	if len(rules) != 4 || !rules["source:src/plain"] {
+		t.Errorf("rules are %v", rules)
+	}
+}
+
 func TestApproval(t *testing.T) {
 	r := newRig(t)
 	r.setIdentity(staunch.Identity{Name: "plant", Accounts: []staunch.Ref{account("plant")}, Tolerance: staunch.ToleranceNever})
@@ -769,6 +847,35 @@ func TestApproval(t *testing.T) {
 	r.clock.add(time.Second)
 	if rep := r.ingest(r.rec("2", "medium", "plant", "denied", "true")); rep.Signals != 1 {
 		t.Errorf("%+v", rep)
+	}
+}
+
+// TestWaitingShieldsNobody: a case that waits for a person, and may wait for ever, does
+// not keep policy from containing.
+func TestWaitingShieldsNobody(t *testing.T) {
+	r := newRig(t)
+	bob := account("bob")
+	r.update(func(tx store.Tx) error {
+		return tx.PutContainment(staunch.Containment{
+			V: 1, ID: "con_asked", Subject: bob, Names: []staunch.Ref{bob}, Phase: staunch.PhaseApproval, Tier: staunch.TierRevoke, Requester: "mallory",
+			Playbook: staunch.Playbook{Name: "x", Stages: []staunch.Stage{{Tier: staunch.TierRevoke, Deny: []string{"*"}}}},
+			Scope:    staunch.Scope{Roots: []staunch.Ref{bob}, Highest: staunch.TierRevoke, Widest: staunch.KindAccount, MostTargets: 50},
+		})
+	})
+	r.ingest(r.rec("1", "high", "bob"))
+	cases := map[staunch.Phase]staunch.Containment{}
+	for _, c := range r.cases() {
+		cases[c.Phase] = c
+	}
+	if len(cases) != 2 || cases[staunch.PhaseApproval].ID != "con_asked" || cases[staunch.PhaseOpen].Subject != bob || r.guard.active() != 1 {
+		t.Fatalf("%+v, %d holds", cases, r.guard.active())
+	}
+	// From then on what is in force is enough.
+	n := len(r.decisions())
+	r.clock.add(time.Second)
+	r.ingest(r.rec("2", "high", "bob"))
+	if got := len(r.decisions()); got != n || len(r.cases()) != 2 {
+		t.Errorf("%d decisions, want %d: %+v", got, n, r.decisions())
 	}
 }
 

@@ -62,6 +62,18 @@ func (s *Source) mayAccuse(realm string) bool {
 	return realm == s.Realm || slices.Contains(s.Accuses, realm)
 }
 
+// mayState reports whether the source may state a fact: like an accusation, it is
+// about its own realm or one that it was given. What came from a subject is contained
+// with it, so that a fact about another realm would accuse there.
+func (s *Source) mayState(f staunch.Fact) bool {
+	for _, ref := range [...]staunch.Ref{f.Subject, f.Of, f.By} {
+		if !ref.IsZero() && ref.Kind != staunch.KindIdentity && !s.mayAccuse(ref.Realm) {
+			return false
+		}
+	}
+	return true
+}
+
 // standing says how a record's time stands against the source's bounds.
 func (s *Source) standing(at, received staunch.Time) staunch.Standing {
 	switch {
@@ -207,6 +219,9 @@ func (p *Pipeline) keep(b *Bundle, src *Source, doc *jsondoc.Doc, keys staunch.K
 		}
 		it.facts = make([]staunch.Fact, 0, len(facts))
 		for _, f := range facts {
+			if !src.mayState(f) {
+				continue
+			}
 			f.V, f.Learned, f.Source, f.Event = staunch.Version, received, src.Name, it.event.ID
 			if f.Time == 0 {
 				f.Time = it.event.Time
@@ -307,12 +322,25 @@ func evidence(title string, k staunch.Keys) string {
 func (p *Pipeline) finding(b *Bundle, f format.Finding, it *item) []staunch.Signal {
 	rule := "source:" + it.src.Name
 	if f.ID != "" {
-		rule += "/" + f.ID
+		rule += "/" + findingID(f.ID)
 	}
 	return p.signals(staunch.Signal{
 		Rule: rule, Title: f.Title, Bundle: b.Hash, Confidence: f.Confidence, Techniques: f.Techniques,
 		Mode: staunch.ModeEnforce, Evidence: f.Evidence,
 	}, f.Accused, it)
+}
+
+// maxFindingID bounds, in bytes, a finding's id that is kept as it is.
+const maxFindingID = 512
+
+// findingID is the part that a finding's id has in the name of its rule, which caps
+// and breakers have in their keys. The id comes from a record that others wrote, and
+// one that is no key would have the whole batch refused: its digest stands for it.
+func findingID(id string) string {
+	if len(id) > maxFindingID || store.CheckKey(id) != nil {
+		return staunch.Digest([]byte(id))
+	}
+	return id
 }
 
 // signals fills in what all signals of an event share, and leaves out what the

@@ -55,6 +55,7 @@ refs:
   token: {kind: credential, scheme: sha256, from: token}
   user: {kind: account, scheme: name, from: user}
   issued: {kind: credential, scheme: sha256, from: issued}
+  abroad: {kind: credential, scheme: sha256, realm: realm, from: abroad}
 keys:
   id: id
   time: {from: time}
@@ -63,7 +64,7 @@ keys:
   outcome:
     - {is: failure, when: {denied: true}}
     - success
-  actor: [session, token, user]
+  actor: [session, token, user, abroad]
 facts:
   - type: session_started
     when: {op: login}
@@ -78,6 +79,10 @@ facts:
     subject: issued
     of: user
     by: session
+  - type: credential_issued
+    when: {op: issue_abroad}
+    subject: abroad
+    by: session
 findings:
   - when: {kind: finding}
     id: =leak
@@ -86,6 +91,11 @@ findings:
     accuse:
       - [{kind: identity, from: identity}, {kind: account, scheme: name, realm: realm, from: account}, user]
     evidence: =seen
+  - when: {kind: named}
+    id: detector
+    title: "=Named by its record"
+    confidence: {from: score, scale: 100}
+    accuse: [user]
 ocsf:
   unmapped: all
   common:
