@@ -310,7 +310,7 @@ func Load(path string) (*Config, error) {
 func Parse(data []byte, path string) (*Config, error) {
 	var root yaml.Node
 	if err := yaml.Load(data, &root); err != nil {
-		return nil, strictyaml.Explain(path, err)
+		return nil, strictyaml.ExplainIn(path, data, err)
 	}
 	if err := resolveTags(&root, filepath.Dir(path), path); err != nil {
 		return nil, err

@@ -68,7 +68,7 @@ func Load(data []byte, path string, v any) error {
 	if strings.TrimSpace(string(data)) == "" {
 		return &staunch.Problem{Place: path, Reason: "empty"}
 	}
-	return Explain(path, yaml.Load(data, v, yaml.WithKnownFields()))
+	return ExplainIn(path, data, yaml.Load(data, v, yaml.WithKnownFields()))
 }
 
 // Decode decodes a part of a document into v, as Load does.
@@ -78,7 +78,11 @@ func Decode(n *yaml.Node, path string, v any) error {
 
 // Explain turns an error of the YAML library into staunch.Problems of the file
 // path, joined; nil stays nil.
-func Explain(path string, err error) error {
+func Explain(path string, err error) error { return ExplainIn(path, nil, err) }
+
+// ExplainIn is Explain where the file's text is at hand: what is no YAML at all is
+// told in words that fit it.
+func ExplainIn(path string, data []byte, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -91,9 +95,15 @@ func Explain(path string, err error) error {
 			p.Add(e.Mark.Line, "%s", reason(e.Message))
 		}
 	case errors.As(err, &one):
-		p.Add(one.Mark.Line, "%s", reason(one.Message))
+		if one.Stage == yaml.ConstructorStage {
+			p.Add(one.Mark.Line, "%s", reason(one.Message))
+			break
+		}
+		line, said := Syntax(data, err)
+		p.Add(line, "%s", said)
 	default:
-		p.Add(0, "%s", reason(err.Error()))
+		line, said := Syntax(data, err)
+		p.Add(line, "%s", reason(said))
 	}
 	return p.Err()
 }

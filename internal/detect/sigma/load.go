@@ -16,6 +16,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/staunch-project/staunch/internal/strictyaml"
 )
 
 // Loaded is what rule files hold.
@@ -283,7 +285,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
 	if err != nil {
-		l.refuse(&RuleError{Path: name, Reason: "reading YAML: " + err.Error()})
+		l.refuse(yamlError(name, data, err))
 		return
 	}
 	found := false
@@ -295,7 +297,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 			break
 		}
 		if err != nil {
-			l.refuse(yamlError(name, err))
+			l.refuse(yamlError(name, data, err))
 			return
 		}
 		if n >= limits.Documents {
@@ -353,13 +355,9 @@ func badText(b []byte) (at int, reason string) {
 	return -1, ""
 }
 
-func yamlError(name string, err error) *RuleError {
-	out := &RuleError{Path: name, Reason: "reading YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")}
-	var le *yaml.LoadError
-	if errors.As(err, &le) {
-		out.Line = le.Mark.Line
-	}
-	return out
+func yamlError(name string, data []byte, err error) *RuleError {
+	line, reason := strictyaml.Syntax(data, err)
+	return &RuleError{Path: name, Line: line, Reason: "reading YAML: " + reason}
 }
 
 func isEmptyDocument(n *yaml.Node) bool {
