@@ -91,8 +91,6 @@ func exitCode(err error) int {
 		}
 	}
 	switch {
-	case strings.HasPrefix(err.Error(), "required flag(s) "): // cobra has no type for it
-		return ExitUsage
 	case errors.Is(err, client.ErrUnreachable):
 		return ExitUnavailable
 	case errors.Is(err, staunch.ErrUnauthenticated), errors.Is(err, staunch.ErrForbidden):

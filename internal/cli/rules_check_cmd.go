@@ -137,6 +137,9 @@ func writeRulesReport(w io.Writer, rep rulesReport) {
 	}
 	writeTally(w, "Loaded, by log source", tally(rep.Rules, func(r ruleReport) string { return orElse(logsourceText(r.Logsource), r.Kind) }))
 	writeTally(w, "Refused, by reason", tally(rep.Problems, func(p ruleProblem) string { return p.Reason }))
+	if len(rep.Rules)+len(rep.Problems) > 0 {
+		_, _ = fmt.Fprintln(w) // print's Flush tells
+	}
 	_, _ = fmt.Fprintf(w, "%d loaded, %d refused\n", rep.Loaded, rep.Refused) // print's Flush tells
 }
 
@@ -166,5 +169,4 @@ func writeTally(w io.Writer, title string, counts map[string]int) {
 	for _, k := range slices.Sorted(maps.Keys(counts)) {
 		row(w, counts[k], k)
 	}
-	_, _ = fmt.Fprintln(w) // print's Flush tells
 }

@@ -142,6 +142,7 @@ func newTrustMoveCmd(g *globals, use, short, long string, do func(*client.Client
 		},
 	}
 	cmd.Flags().StringVar(&req.To, "to", "", "the mode: shadow, recommend or enforce; the next one when not given")
+	completeWords(cmd, "to", modeWords...)
 	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for people and the record (needed)")
 	yesFlag(g, cmd)
 	return cmd

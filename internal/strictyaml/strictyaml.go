@@ -65,7 +65,7 @@ func (p *Problems) Err() error {
 // Load decodes the one document of data into v; path is what messages call it.
 // Errors are staunch.Problems, joined. A document without content is one.
 func Load(data []byte, path string, v any) error {
-	if strings.TrimSpace(string(data)) == "" {
+	if strings.TrimSpace(string(data)) == "" { // the library takes some of it
 		return &staunch.Problem{Place: path, Reason: "empty"}
 	}
 	return ExplainIn(path, data, yaml.Load(data, v, yaml.WithKnownFields()))
@@ -90,6 +90,8 @@ func ExplainIn(path string, data []byte, err error) error {
 	var many *yaml.LoadErrors
 	var one *yaml.LoadError
 	switch {
+	case data != nil && strings.TrimSpace(string(data)) == "":
+		p.Add(0, "empty")
 	case errors.As(err, &many): // before one, which would be the first of many
 		for _, e := range many.Errors {
 			p.Add(e.Mark.Line, "%s", reason(e.Message))

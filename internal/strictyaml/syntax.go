@@ -14,9 +14,6 @@ import (
 // not about syntax.
 func Syntax(data []byte, err error) (line int, reason string) {
 	var le *yaml.LoadError
-	if data != nil && len(bytes.TrimSpace(data)) == 0 {
-		return 0, "empty"
-	}
 	if !errors.As(err, &le) {
 		return 0, plain(err.Error())
 	}
@@ -25,7 +22,7 @@ func Syntax(data []byte, err error) (line int, reason string) {
 	has := func(part string) bool { return strings.Contains(msg, part) }
 	switch {
 	case has("tab character"), has("spaces and tabs"), has("cannot start any token") && tabIndented(at):
-		return le.Mark.Line, "a tab indents this line: YAML wants blanks"
+		return le.Mark.Line, "a tab indents this line: YAML wants spaces"
 	case has("cannot start any token"):
 		if c := charAt(at, le.Mark.Column); c != "" {
 			return le.Mark.Line, "a value that begins with " + c + " has to be in quotes"

@@ -1,6 +1,7 @@
 package strictyaml_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -39,7 +40,6 @@ func TestSyntax(t *testing.T) {
 		"another backslash":        {"a:\n  b: \"C:\\Windows\"\n", 2, `\ begins an escape`},
 		"a backslash":              {"a:\n  b: \"C:\\Users\"\n", 2, `\ begins an escape`},
 		"a quote without an end":   {"a:\n  b: 'c\nd: e\n", 2, "the quote that begins in this line"},
-		"nothing":                  {" \n", 0, "empty"},
 		"another error":            {"a: 1\na: 2\n", 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -61,8 +61,11 @@ func TestSyntax(t *testing.T) {
 			}
 		})
 	}
+	if got, want := problems(t, strictyaml.ExplainIn("f.yaml", []byte(" \n"), errors.New("nothing is there"))), []string{"f.yaml: empty"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
 	var d document
-	if got, want := problems(t, strictyaml.Load([]byte("v: 1\none:\n\ta: x\n"), "f.yaml", &d)), []string{"f.yaml:3: a tab indents this line: YAML wants blanks"}; !slices.Equal(got, want) {
+	if got, want := problems(t, strictyaml.Load([]byte("v: 1\none:\n\ta: x\n"), "f.yaml", &d)), []string{"f.yaml:3: a tab indents this line: YAML wants spaces"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -276,11 +276,18 @@ func (b *bench) subjects(ctx context.Context, x *Explained) error {
 // Text writes an explanation for people.
 func (x Explained) Text(w *strings.Builder) {
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
-	p("record %d: %s %s (%s)", x.Record, x.Time, x.Operation, x.Outcome)
 	if x.Error != "" {
-		p("  cannot be used: %s", x.Error)
+		p("record %d: cannot be used: %s", x.Record, x.Error)
 		return
 	}
+	when, what := x.Time.String(), x.Operation
+	if x.Time == 0 {
+		when = "without a time,"
+	}
+	if what == "" {
+		what = "without an operation"
+	}
+	p("record %d: %s %s (%s)", x.Record, when, what, x.Outcome)
 	for _, a := range x.Actor {
 		p("  actor %s", a)
 	}

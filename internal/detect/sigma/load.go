@@ -118,6 +118,7 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 	}
 	limits := opts.Limits.withDefaults()
 	var files []string
+	met, refused := 0, len(l.Errors) // rule files, those that were read before among them
 	if len(roots) == 0 {
 		roots = []string{"."}
 	}
@@ -155,6 +156,7 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 			if d.IsDir() || name != root && ext != ".yml" && ext != ".yaml" || seen[name] {
 				return nil
 			}
+			met++
 			// A pipe would be waited for. One that the user names is meant.
 			if name != root && !d.Type().IsRegular() {
 				if info, err := fs.Stat(fsys, name); err == nil && !info.Mode().IsRegular() {
@@ -177,6 +179,9 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 		if err != nil && !errors.Is(err, full) {
 			l.refuse(&RuleError{Path: shown(root), Reason: "reading rules: " + err.Error()})
 		}
+	}
+	if met == 0 && len(l.Errors) == refused {
+		l.Notes = append(l.Notes, &RuleError{Path: path.Clean(prefix), Reason: "no file in it has a name that ends in .yml or .yaml"})
 	}
 	sort.Strings(files)
 	for _, name := range files {
