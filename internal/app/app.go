@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -269,16 +270,20 @@ func Check(s *Setup) error {
 		}
 		closeIdle()
 	}
-	known := map[string]bool{}
-	for _, c := range cfg.Notify {
-		known[c.Name] = true
-	}
-	for _, name := range s.Bundle.Policy.Channels() {
-		if !known[name] {
-			errs = append(errs, &staunch.Problem{Place: cfg.File() + ": notify", Reason: fmt.Sprintf("has no channel %q, which a policy names", name)})
-		}
+	for _, name := range s.unknownChannels() {
+		errs = append(errs, &staunch.Problem{Place: cfg.File() + ": notify", Reason: fmt.Sprintf("has no channel %q, which a policy names", name)})
 	}
 	return errors.Join(errs...)
+}
+
+// unknownChannels returns the channels that policies name and nobody configured:
+// what goes to them reaches nobody.
+func (s *Setup) unknownChannels() []string {
+	known := map[string]bool{}
+	for _, c := range s.Config.Notify {
+		known[c.Name] = true
+	}
+	return slices.DeleteFunc(s.Bundle.Policy.Channels(), func(name string) bool { return known[name] })
 }
 
 func openChannel(c config.Channel, clock staunch.Clock) (notify.Bound, func(), error) {
