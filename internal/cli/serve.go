@@ -210,7 +210,8 @@ func newValidateCmd(g *globals) *cobra.Command {
 		Short: "Check a configuration and everything that it names",
 		Long: `Read the configuration, its rules, policies, identities and mappings, and check
 all of it without opening anything: no database, no platform. Every problem is
-named with file and line; the exit code is 3 when there is one.`,
+named with file and line; the exit code is 3 when there is one. What is valid and
+usually not meant, such as a policy for a rule that is not there, is a note.`,
 		Example: `  staunch validate --config staunch.yaml`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -235,20 +236,34 @@ named with file and line; the exit code is 3 when there is one.`,
 				Rules      int    `json:"rules"`
 				Policies   int    `json:"policies"`
 				Identities int    `json:"identities"`
+				// Notes say what may be meant and usually is not.
+				Notes []validateNote `json:"notes"`
 			}{
 				staunch.Version, path, cfg.Mode.String(), s.Bundle.Hash, len(cfg.Realms), len(cfg.Sources),
-				len(s.Bundle.Rules.Rules()), len(s.Bundle.Policy.Policies()), len(s.Identities),
+				len(s.Bundle.Rules.Rules()), len(s.Bundle.Policy.Policies()), len(s.Identities), []validateNote{},
+			}
+			for _, p := range app.Doubts(s) {
+				out.Notes = append(out.Notes, validateNote{p.Place, p.Reason})
 			}
 			if g.output != formTable {
 				return g.print(out, nil)
 			}
 			g.outf("%s is valid: %d realms, %d sources, %d rules, %d policies, %d identities; mode %s\nbundle %s\n",
 				path, out.Realms, out.Sources, out.Rules, out.Policies, out.Identities, out.Mode, out.Bundle)
+			for _, n := range out.Notes {
+				g.outf("note: %s: %s\n", clean(n.Place), clean(n.Message))
+			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "staunch.yaml", "the configuration")
 	return cmd
+}
+
+// validateNote is what validate remarks on.
+type validateNote struct {
+	Place   string `json:"place"`
+	Message string `json:"message"`
 }
 
 func newDemoCmd(g *globals) *cobra.Command {
