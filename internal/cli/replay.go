@@ -246,7 +246,7 @@ func replayText(out io.Writer, l offline.Line) error {
 
 func newExplainCmd(g *globals) *cobra.Command {
 	var f replayFlags
-	var all bool
+	var all, matched bool
 	cmd := &cobra.Command{
 		Use:   "explain --config FILE [--source NAME] [FILE|-]",
 		Short: "Say why records cause what they cause, and why not",
@@ -254,7 +254,10 @@ func newExplainCmd(g *globals) *cobra.Command {
 hold, whom the signals accuse, what the suspicion is made of, which policy
 decided and why the others did not, and what the guardrails say. Evidence adds up
 over the input, as it would if the records came one after the other. NAME is a
-configured source, or a format; it may be left out where one source is configured.`,
+configured source, or a format; it may be left out where one source is configured.
+
+With many rules most of the answer is about those that did not match; --matched
+leaves them out.`,
 		Example: `  staunch explain --config staunch.yaml --source cloudtrail event.json
   staunch explain --config staunch.yaml --source okta.system_log -o json - < event.json`,
 		Args: cobra.MaximumNArgs(1),
@@ -274,6 +277,9 @@ configured source, or a format; it may be left out where one source is configure
 			defer func() { _ = in.Close() }() // read only
 			out := cmd.OutOrStdout()
 			return offline.Explain(cmd.Context(), s, offline.ExplainOptions{Source: src, In: in, Mode: m, Trust: trust, AllRules: all}, func(x offline.Explained) error {
+				if matched {
+					x.LeaveOut()
+				}
 				if g.output == formTable {
 					var b strings.Builder
 					x.Text(&b)
@@ -285,5 +291,6 @@ configured source, or a format; it may be left out where one source is configure
 	}
 	f.add(cmd)
 	cmd.Flags().BoolVar(&all, "all-rules", false, "name the rules of other log sources as well")
+	cmd.Flags().BoolVar(&matched, "matched", false, "leave out the rules that did not match")
 	return cmd
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/staunch-project/staunch"
@@ -30,6 +31,8 @@ type Explained struct {
 	Actor     []staunch.Ref    `json:"actor,omitempty"`
 	Logsource *sigma.Logsource `json:"logsource,omitempty"`
 	Rules     []RuleWhy        `json:"rules,omitempty"`
+	// Unmatched counts the rules that did not match and were left out of Rules.
+	Unmatched int `json:"unmatched,omitempty"`
 	// Correlations has those that the record counts for.
 	Correlations []CorrelationWhy `json:"correlations,omitempty"`
 	Signals      []staunch.Signal `json:"signals,omitempty"`
@@ -273,6 +276,13 @@ func (b *bench) subjects(ctx context.Context, x *Explained) error {
 	return nil
 }
 
+// LeaveOut takes the rules that did not match out of Rules and counts them.
+func (x *Explained) LeaveOut() {
+	before := len(x.Rules)
+	x.Rules = slices.DeleteFunc(x.Rules, func(r RuleWhy) bool { return !r.Matched })
+	x.Unmatched = before - len(x.Rules)
+}
+
 // Text writes an explanation for people.
 func (x Explained) Text(w *strings.Builder) {
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
@@ -291,7 +301,10 @@ func (x Explained) Text(w *strings.Builder) {
 	for _, a := range x.Actor {
 		p("  actor %s", a)
 	}
-	if len(x.Rules) == 0 {
+	switch {
+	case x.Unmatched > 0:
+		p("  rules that did not match: %d", x.Unmatched)
+	case len(x.Rules) == 0:
 		p("  no rule is for its log source")
 	}
 	credit := func(author, license string, references []string) {
