@@ -175,7 +175,12 @@ func checkArgs(cmd *cobra.Command) {
 		cmd.Args = cobra.ArbitraryArgs
 		cmd.RunE = func(c *cobra.Command, a []string) error {
 			if len(a) > 0 {
-				return &exitError{code: ExitUsage, err: fmt.Errorf("%s has no command %q", c.CommandPath(), a[0]), hint: c.CommandPath() + " --help"}
+				c.SuggestionsMinimumDistance = c.Root().SuggestionsMinimumDistance
+				hint := c.CommandPath() + " --help"
+				if s := c.SuggestionsFor(a[0]); len(s) > 0 {
+					hint = "did you mean: " + strings.Join(s, ", ") + "?"
+				}
+				return &exitError{code: ExitUsage, err: fmt.Errorf("%s has no command %q", c.CommandPath(), a[0]), hint: hint}
 			}
 			return &exitError{code: ExitUsage, err: fmt.Errorf("%s needs a command", c.CommandPath()), hint: c.CommandPath() + " --help"}
 		}
