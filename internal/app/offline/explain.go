@@ -197,7 +197,7 @@ func whyRules(set *sigma.Set, o ExplainOptions, doc *jsondoc.Doc, ls sigma.Logso
 			ex := set.Explain(on, i)
 			w.Matched, w.Why, w.Explanation = ex.Matched, ex.Deciding(), ex
 		case o.AllRules:
-			w.Why = []string{fmt.Sprintf("it is for log source %+v", r.Logsource)}
+			w.Why = []string{"it is for log source " + r.Logsource.Parts()}
 		default:
 			continue
 		}
