@@ -23,6 +23,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/spf13/cobra"
 	"go.uber.org/goleak"
 	"go.yaml.in/yaml/v4"
 
@@ -584,7 +585,7 @@ func TestRightsTable(t *testing.T) {
 var (
 	inline   = regexp.MustCompile("`(staunch [a-z][^`]*)`")
 	inShell  = regexp.MustCompile(`^\w+=\$\((staunch [^)]*)\)$`)
-	redirect = regexp.MustCompile(` (<|>|>>) `)
+	redirect = regexp.MustCompile(` (<|>|>>|\|) `)
 )
 
 // TestCommandLines parses every command line that is shown with the real
@@ -622,6 +623,31 @@ func TestCommandLines(t *testing.T) {
 	}
 	if found < 60 {
 		t.Errorf("only %d command lines were found", found)
+	}
+}
+
+// TestExamplesParse parses the examples that --help shows.
+func TestExamplesParse(t *testing.T) {
+	found := 0
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		for l := range strings.Lines(c.Example) {
+			words, ok := strings.CutPrefix(strings.TrimSpace(l), "staunch ")
+			if !ok {
+				continue
+			}
+			found++
+			if err := parses(shellWords(redirect.Split(words, 2)[0]), false); err != nil {
+				t.Errorf("%s: %s: %v", c.CommandPath(), strings.TrimSpace(l), err)
+			}
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(cli.Root())
+	if found < 60 {
+		t.Errorf("only %d examples were found", found)
 	}
 }
 
