@@ -23,6 +23,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/spf13/cobra"
 	"go.uber.org/goleak"
 	"go.yaml.in/yaml/v4"
 
@@ -42,6 +43,7 @@ import (
 	"github.com/staunch-project/staunch/internal/notify"
 	"github.com/staunch-project/staunch/internal/store"
 	"github.com/staunch-project/staunch/policies"
+	"github.com/staunch-project/staunch/rules"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -188,6 +190,44 @@ func TestSnippets(t *testing.T) {
 		if seen[what] == 0 {
 			t.Errorf("no snippet of kind %s was found", what)
 		}
+	}
+}
+
+// TestPoliciesNameRules looks up every rule that a policy on a page is for: it is
+// one that staunch ships, one on the page, or a finding.
+func TestPoliciesNameRules(t *testing.T) {
+	var correlations correlate.Reader
+	loaded := sigma.LoadSources(sigma.Options{Placeholders: map[string][]string{"honeytokens": {"x"}}, Correlation: correlations.Read}, sigma.Source{FS: rules.FS})
+	shipped := map[string]bool{}
+	for _, r := range loaded.Rules {
+		shipped[r.ID] = true
+	}
+	if len(shipped) < 100 {
+		t.Fatalf("only %d rules are shipped", len(shipped))
+	}
+	named := 0
+	for _, p := range pages(t) {
+		for _, b := range p.blocks {
+			if b.lang != "yaml" || b.what != "policy" {
+				continue
+			}
+			set, err := decide.Parse([]decide.File{{Name: b.place, Data: []byte(b.body)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, policy := range set.Policies() {
+				for _, id := range policy.Rules {
+					named++
+					shown := slices.ContainsFunc(p.blocks, func(b block) bool { return b.what == "rule" && strings.Contains(b.body, "\nid: "+id+"\n") })
+					if !shipped[id] && !shown && !strings.HasPrefix(id, "source:") {
+						t.Errorf("%s: policy %s is for rule %q, which is not there", b.place, policy.ID, id)
+					}
+				}
+			}
+		}
+	}
+	if named == 0 {
+		t.Error("no policy names a rule")
 	}
 }
 
@@ -544,7 +584,8 @@ func TestRightsTable(t *testing.T) {
 
 var (
 	inline   = regexp.MustCompile("`(staunch [a-z][^`]*)`")
-	redirect = regexp.MustCompile(` (<|>|>>) `)
+	inShell  = regexp.MustCompile(`^\w+=\$\((staunch [^)]*)\)$`)
+	redirect = regexp.MustCompile(` (<|>|>>|\|) `)
 )
 
 // TestCommandLines parses every command line that is shown with the real
@@ -566,6 +607,9 @@ func TestCommandLines(t *testing.T) {
 			lines = append(lines, line{p.path, m[1]})
 		}
 		for _, l := range lines {
+			if m := inShell.FindStringSubmatch(l.text); m != nil {
+				l.text = m[1]
+			}
 			words, ok := strings.CutPrefix(l.text, "staunch ")
 			if !ok {
 				continue
@@ -579,6 +623,31 @@ func TestCommandLines(t *testing.T) {
 	}
 	if found < 60 {
 		t.Errorf("only %d command lines were found", found)
+	}
+}
+
+// TestExamplesParse parses the examples that --help shows.
+func TestExamplesParse(t *testing.T) {
+	found := 0
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		for l := range strings.Lines(c.Example) {
+			words, ok := strings.CutPrefix(strings.TrimSpace(l), "staunch ")
+			if !ok {
+				continue
+			}
+			found++
+			if err := parses(shellWords(redirect.Split(words, 2)[0]), false); err != nil {
+				t.Errorf("%s: %s: %v", c.CommandPath(), strings.TrimSpace(l), err)
+			}
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(cli.Root())
+	if found < 60 {
+		t.Errorf("only %d examples were found", found)
 	}
 }
 

@@ -710,6 +710,16 @@ func (o operator) Doctor(ctx context.Context) (api.Diagnosis, error) {
 		}
 		return out
 	})
+	check("notify", func() []connector.Finding {
+		var out []connector.Finding
+		for _, name := range s.unknownChannels() {
+			out = append(out, connector.Finding{
+				Severity: "warning", Message: fmt.Sprintf("a policy names channel %q, and there is none: what goes to it reaches nobody", name),
+				Hint: "add it under notify and restart, or take it out of the policy",
+			})
+		}
+		return out
+	})
 	check("checkpoints", o.a.checkCheckpoints)
 	check("retention", o.a.checkRetention)
 	check("mode", func() []connector.Finding {

@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -269,16 +271,57 @@ func Check(s *Setup) error {
 		}
 		closeIdle()
 	}
-	known := map[string]bool{}
-	for _, c := range cfg.Notify {
-		known[c.Name] = true
-	}
-	for _, name := range s.Bundle.Policy.Channels() {
-		if !known[name] {
-			errs = append(errs, &staunch.Problem{Place: cfg.File() + ": notify", Reason: fmt.Sprintf("has no channel %q, which a policy names", name)})
-		}
+	for _, name := range s.unknownChannels() {
+		errs = append(errs, &staunch.Problem{Place: cfg.File() + ": notify", Reason: fmt.Sprintf("has no channel %q, which a policy names", name)})
 	}
 	return errors.Join(errs...)
+}
+
+// Doubts returns what may be meant, and usually is not, of a set-up that is
+// valid: policies that are in shadow or speak of rules and sources that are not
+// there, and no rule at all. Each names its place.
+func Doubts(s *Setup) []*staunch.Problem {
+	var out []*staunch.Problem
+	rules := map[string]bool{}
+	for _, r := range s.Bundle.Rules.Rules() {
+		rules[r.ID] = true
+	}
+	for _, r := range s.Bundle.Correlations.Rules() {
+		rules[r.ID] = true
+	}
+	for _, e := range s.RuleErrors {
+		rules[e.Rule] = true // it is told that it was refused
+	}
+	if len(rules) == 0 && len(s.Config.Sources) > 0 {
+		out = append(out, &staunch.Problem{Place: s.Config.File() + ": rules", Reason: "there is no rule, so records accuse nobody but by findings of outside detectors"})
+	}
+	for _, p := range s.Bundle.Policy.Policies() {
+		if p.Mode == staunch.ModeShadow && s.Config.Mode > staunch.ModeShadow {
+			out = append(out, &staunch.Problem{Place: p.Place, Reason: "policy " + p.ID + " is in mode shadow, as every policy is that names no mode: it decides and nothing follows"})
+		}
+		for _, r := range p.Rules {
+			// A finding of an outside detector is no rule of ours.
+			if !rules[r] && !strings.HasPrefix(r, "source:") {
+				out = append(out, &staunch.Problem{Place: p.Place, Reason: fmt.Sprintf("policy %s is for rule %q, and no rule has that id", p.ID, r)})
+			}
+		}
+		for _, name := range p.Sources {
+			if s.Sources[name] == nil {
+				out = append(out, &staunch.Problem{Place: p.Place, Reason: fmt.Sprintf("policy %s is for source %q, which is not configured", p.ID, name)})
+			}
+		}
+	}
+	return out
+}
+
+// unknownChannels returns the channels that policies name and nobody configured:
+// what goes to them reaches nobody.
+func (s *Setup) unknownChannels() []string {
+	known := map[string]bool{}
+	for _, c := range s.Config.Notify {
+		known[c.Name] = true
+	}
+	return slices.DeleteFunc(s.Bundle.Policy.Channels(), func(name string) bool { return known[name] })
 }
 
 func openChannel(c config.Channel, clock staunch.Clock) (notify.Bound, func(), error) {

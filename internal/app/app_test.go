@@ -259,11 +259,13 @@ func TestDoctorFindsWhatIsWrong(t *testing.T) {
 	}
 	n = newNodeWith(t, map[string]string{
 		"rules/bad.yaml": "title: Bad\nid: bad\nlogsource: {product: app}\ndetection: {s: {'a|nosuch': b}, condition: s}\n",
+		"extra.yaml":     "v: 1\npolicies:\n  - {id: extra, mode: shadow, when: suspicion.confidence >= 0.9, then: {tier: isolate, playbook: isolate, staged: staged, notify: [nobody]}}\n",
 		"staunch.yaml": strings.Replace(nodeConfig, "mode: enforce", "mode: shadow", 1) + `
   - {name: folder, format: json, realm: json/app, tail: {path: rules/dump.yaml/nowhere}}
   - {name: early, format: json, realm: json/app, tail: {path: early.log}}
 realms:
   - {name: postgresql/down, platform: postgresql, connector: {dsn: "postgres://staunch@` + nobody + `/postgres?connect_timeout=2"}}
+policies: [extra.yaml]
 `,
 	})
 	err = n.app.Store().Update(t.Context(), func(tx store.Tx) error {
@@ -279,6 +281,7 @@ realms:
 	for name, want := range map[string][2]string{
 		"rules":                 {"warning", "bad.yaml:4"},
 		"mode":                  {"warning", "shadow"},
+		"notify":                {"warning", `channel "nobody"`},
 		"realm postgresql/down": {"error", ""},
 		"tail folder":           {"error", "cannot be read"},
 		"tail early":            {"warning", "does not exist yet"},

@@ -15,9 +15,13 @@ import (
 	"github.com/staunch-project/staunch/internal/store"
 )
 
+// ErrHasAdmin says that a first admin's token was made before. It is a
+// staunch.ErrConflict.
+var ErrHasAdmin = fmt.Errorf("%w: there is an admin's token already", staunch.ErrConflict)
+
 // Init makes the key file, where there is none, and the first admin's token,
-// and returns the token. It is shown this once. A data folder that has tokens
-// already is a staunch.ErrConflict.
+// and returns the token. It is shown this once. A data folder that has an
+// admin's token already is ErrHasAdmin.
 func Init(ctx context.Context, cfg *config.Config, name string) (staunch.Secret, error) {
 	if err := os.MkdirAll(filepath.Dir(cfg.KeyFile), 0o700); err != nil {
 		return staunch.Secret{}, fmt.Errorf("making the folder of the key file: %w", err)
@@ -37,6 +41,23 @@ func Init(ctx context.Context, cfg *config.Config, name string) (staunch.Secret,
 	return secret, errors.Join(err, st.Close())
 }
 
+// Another makes one more admin's token, beside those that there are, for whoever
+// lost theirs, and returns it. It takes what no token guards: the database, which
+// no other process may hold where it is SQLite, and the key file, which must be
+// there. The record log has it as one of "init".
+func Another(ctx context.Context, cfg *config.Config, name string) (staunch.Secret, error) {
+	_, chain, err := openKeys(cfg)
+	if err != nil {
+		return staunch.Secret{}, err
+	}
+	st, err := openStore(ctx, cfg, chain, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return staunch.Secret{}, err
+	}
+	secret, _, err := MakeToken(ctx, st, store.Token{Name: name, Role: string(auth.RoleAdmin)}, "init")
+	return secret, errors.Join(err, st.Close())
+}
+
 func firstToken(ctx context.Context, st store.Store, name string) (staunch.Secret, error) {
 	var tokens []store.Token
 	if err := st.View(ctx, func(r store.Reader) error {
@@ -48,7 +69,7 @@ func firstToken(ctx context.Context, st store.Store, name string) (staunch.Secre
 	}
 	for _, t := range tokens {
 		if t.Role == string(auth.RoleAdmin) && !t.Revoked {
-			return staunch.Secret{}, fmt.Errorf("%w: there is an admin's token already (%s)", staunch.ErrConflict, t.Name)
+			return staunch.Secret{}, fmt.Errorf("%w (%s)", ErrHasAdmin, t.Name)
 		}
 	}
 	secret, _, err := MakeToken(ctx, st, store.Token{Name: name, Role: string(auth.RoleAdmin)}, "init")

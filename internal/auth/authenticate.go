@@ -125,6 +125,9 @@ func New(tokens TokenStore, o Options) *Authenticator {
 // store's.
 func (a *Authenticator) Request(r *http.Request) (Principal, error) {
 	values := r.Header.Values("Authorization")
+	if len(values) == 0 {
+		return Principal{}, fmt.Errorf("%w: the request has no token", staunch.ErrUnauthenticated)
+	}
 	if len(values) != 1 {
 		return Principal{}, fmt.Errorf("%w: %d Authorization headers, one is needed", staunch.ErrUnauthenticated, len(values))
 	}

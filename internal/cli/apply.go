@@ -51,7 +51,7 @@ func (g *globals) planFile(ctx context.Context, c *client.Client, path string, r
 	whole = true
 	return g.print(f, func(w io.Writer) {
 		writePlanFile(w, f)
-		row(w, "Written to "+path+"; carry it out with: staunch apply "+path)
+		row(w, "Written to "+path+"; carry it out with: staunch apply "+path+" --reason TEXT")
 	})
 }
 

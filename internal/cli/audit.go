@@ -14,6 +14,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/api/client"
+	"github.com/staunch-project/staunch/internal/ingest"
 	"github.com/staunch-project/staunch/internal/record"
 	"github.com/staunch-project/staunch/internal/seal"
 )
@@ -24,7 +25,7 @@ func newAuditCmd(g *globals) *cobra.Command {
 		Short: "Export and verify the record log",
 		Example: `  staunch audit export --file records.ndjson
   staunch audit checkpoint -o json >> checkpoints.ndjson
-  staunch audit verify --export records.ndjson --key-file staunch.key`,
+  staunch audit verify --export records.ndjson --key-file data/staunch.key`,
 	}
 	cmd.AddCommand(newAuditVerifyCmd(g), newAuditExportCmd(g), newAuditCheckpointCmd(g))
 	return cmd
@@ -116,7 +117,7 @@ The exit code is 3 for a log or a bundle that was changed.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&export, "export", "", "an export to verify here; - is standard input")
+	f.StringVar(&export, "export", "", "an export to verify here, gzipped or not; - is standard input")
 	f.StringVar(&evidence, "evidence", "", "a bundle of evidence to verify here; - is standard input")
 	f.StringVar(&keyFile, "key-file", "", "the server's key file")
 	f.StringVar(&publicKey, "public-key", "", "the log's public key in hex, from the operators and not from the export")
@@ -124,7 +125,11 @@ The exit code is 3 for a log or a bundle that was changed.`,
 	return cmd
 }
 
-// verifyFile opens a file, or standard input, and has it verified.
+// unpacked reads gzip as what is in it, and all else as it is.
+func unpacked(r io.Reader) (io.Reader, error) { return ingest.Body(r, "", 1<<62) }
+
+// verifyFile opens a file, or standard input, and has it verified; it may be
+// gzipped.
 func verifyFile[T any](g *globals, path string, verify func(io.Reader) (T, record.Report, error)) (T, record.Report, error) {
 	in := g.stdin
 	if path != "-" {
@@ -136,7 +141,12 @@ func verifyFile[T any](g *globals, path string, verify func(io.Reader) (T, recor
 		defer func() { _ = f.Close() }() // read only
 		in = f
 	}
-	v, rep, err := verify(in)
+	plain, err := unpacked(in)
+	if err != nil {
+		var none T
+		return none, record.Report{}, fmt.Errorf("verifying %s: %w", path, err)
+	}
+	v, rep, err := verify(plain)
 	if err != nil {
 		return v, rep, fmt.Errorf("verifying %s: %w", path, err)
 	}
@@ -287,8 +297,12 @@ func readCheckpoint(path string) (*record.Checkpoint, error) {
 		return nil, fmt.Errorf("reading the checkpoint: %w", err)
 	}
 	defer func() { _ = f.Close() }() // read only
+	plain, err := unpacked(f)
+	if err != nil {
+		return nil, fmt.Errorf("reading the checkpoint %s: %w", path, err)
+	}
 	var l lastLine
-	if _, err := io.Copy(&l, bufio.NewReader(f)); err != nil {
+	if _, err := io.Copy(&l, bufio.NewReader(plain)); err != nil {
 		return nil, fmt.Errorf("reading the checkpoint %s: %w", path, err)
 	}
 	line := l.last

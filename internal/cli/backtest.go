@@ -91,6 +91,7 @@ summary.`,
 	f.StringSliceVar(&rules, "rule", nil, "another mode for a rule, ID=off, shadow, recommend or enforce; may be given several times")
 	f.StringVar(&since, "since", "30d", "how far back, such as 12h or 30d")
 	f.StringVar(&mode, "mode", "enforce", "what the engine's mode is taken to be: shadow, recommend or enforce")
+	completeWords(cmd, "mode", modeWords...)
 	f.BoolVar(&diff, "diff", false, "leave out the subjects for which nothing differs")
 	return cmd
 }

@@ -214,6 +214,7 @@ with staunch trust promote.`,
 		},
 	}
 	cmd.Flags().StringVar((*string)(&req.Verdict), "verdict", "", "whether it was called for: wrong or right (needed)")
+	completeWords(cmd, "verdict", verdictWords...)
 	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for people and the record (needed)")
 	return cmd
 }
@@ -257,6 +258,7 @@ func releaseFlags(g *globals, cmd *cobra.Command, req *api.ReleaseRequest) {
 	cmd.Flags().BoolVar(&req.Rotated, "rotated", false, "the secrets were replaced first")
 	cmd.Flags().DurationVar((*time.Duration)(&req.TokenLife), "token-life", 0, "the longest life of the sessions and credentials that are denied, which they were for longer")
 	cmd.Flags().StringVar((*string)(&req.Verdict), "verdict", "", "whether it was called for: wrong or right")
+	completeWords(cmd, "verdict", verdictWords...)
 	cmd.Flags().BoolFunc("wrong", "it was a false positive, as --verdict wrong: the rules behind it are demoted", func(s string) error {
 		if on, err := strconv.ParseBool(s); err != nil || !on {
 			return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -202,6 +203,21 @@ func TestAnswersOfOthers(t *testing.T) {
 	code, out, errs := run(t, map[string]any{"GET /v1/doctor": api.Diagnosis{V: 1, Checks: []api.Check{{Name: "realm pg/main", Status: "error", Message: "no route", Hint: "open the port"}}}}, "doctor")
 	if code != ExitBad || !strings.Contains(out, "no route") || !strings.Contains(errs, "error: 1 check failed") {
 		t.Errorf("%d %s %s", code, out, errs)
+	}
+}
+
+// TestUntrustedCertificate: a server whose certificate is not trusted runs, so the
+// hint is about the certificate.
+func TestUntrustedCertificate(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	var stderr bytes.Buffer
+	env := Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: &stderr, Getenv: func(string) string { return "" }}
+	if code := Main(t.Context(), []string{"list", "--token", "x", "--url", srv.URL}, env); code != ExitUnavailable || !strings.Contains(stderr.String(), "hint: the server's certificate is not trusted here: --ca-file") {
+		t.Errorf("exit code %d: %s", code, stderr.String())
 	}
 }
 

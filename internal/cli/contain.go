@@ -22,6 +22,7 @@ type containFlags struct {
 
 func (f *containFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.tier, "tier", "isolate", "how much to take away: restrict, isolate or revoke")
+	completeWords(cmd, "tier", "restrict", "isolate", "revoke")
 	cmd.Flags().StringVar(&f.playbook, "playbook", "", "the stages to go through; the tier chooses when it is not given")
 	cmd.Flags().DurationVar(&f.expiry, "expiry", 0, "when the case runs out, such as 4h; the playbook says when it is not given")
 	cmd.Flags().DurationVar(&f.scopeFor, "scope-for", 0, "how long what is found derived later is contained with it, such as 2h; the playbook says when it is not given")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -91,8 +92,6 @@ func exitCode(err error) int {
 		}
 	}
 	switch {
-	case strings.HasPrefix(err.Error(), "required flag(s) "): // cobra has no type for it
-		return ExitUsage
 	case errors.Is(err, client.ErrUnreachable):
 		return ExitUnavailable
 	case errors.Is(err, staunch.ErrUnauthenticated), errors.Is(err, staunch.ErrForbidden):
@@ -127,6 +126,10 @@ func (g *globals) tell(err error) {
 		hint = sp.Hint
 	case errors.Is(err, client.ErrUnreachable):
 		hint = "is staunch running, and is this its URL? See --url and STAUNCH_URL"
+		var untrusted *tls.CertificateVerificationError
+		if errors.As(err, &untrusted) {
+			hint = "the server's certificate is not trusted here: --ca-file or STAUNCH_CA_FILE names what to trust in place of the system's"
+		}
 	}
 	if errors.Is(err, staunch.ErrUnauthenticated) { // the server's hint is for programs
 		hint = "give a valid token with --token-file, --token or STAUNCH_TOKEN"

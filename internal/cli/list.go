@@ -89,8 +89,8 @@ func (g *globals) list(ctx context.Context, c *client.Client, what string, open,
 	switch what {
 	case "signals":
 		l, err := c.Signals(ctx, page)
-		return listed(g, l, err, l.Items, l.Next, []any{"ID", "TIME", "RULE", "ACCUSED", "CONFIDENCE", "MODE", "STANDING", "AUTHOR", "LICENCE"}, func(s staunch.Signal) []any {
-			return []any{s.ID, s.Time, s.Rule, s.Accused, s.Confidence, drilled(s.Mode, s.Drill), s.Standing, orElse(s.Author, "-"), orElse(s.License, "-")}
+		return listed(g, l, err, l.Items, l.Next, []any{"ID", "TIME", "RULE", "TITLE", "ACCUSED", "CONFIDENCE", "MODE", "STANDING", "AUTHOR", "LICENCE"}, func(s staunch.Signal) []any {
+			return []any{s.ID, s.Time, s.Rule, s.Title, s.Accused, s.Confidence, drilled(s.Mode, s.Drill), s.Standing, orElse(s.Author, "-"), orElse(s.License, "-")}
 		})
 	case "decisions":
 		l, err := c.Decisions(ctx, page)

@@ -19,13 +19,38 @@ import (
 // input for "-" and for none.
 func openInput(cmd *cobra.Command, args []string) (io.ReadCloser, error) {
 	if len(args) == 0 || args[0] == "-" {
-		return io.NopCloser(cmd.InOrStdin()), nil
+		return &input{ReadCloser: io.NopCloser(cmd.InOrStdin()), name: "standard input", stderr: cmd.ErrOrStderr()}, nil
 	}
 	f, err := os.Open(args[0])
 	if err != nil {
 		return nil, fmt.Errorf("opening the input: %w", err)
 	}
-	return f, nil
+	if st, err := f.Stat(); err == nil && st.IsDir() {
+		return nil, errors.Join(usagef("%s is a folder, and a file is wanted", args[0]), f.Close())
+	}
+	return &input{ReadCloser: f, name: args[0], stderr: cmd.ErrOrStderr()}, nil
+}
+
+// input says, when it is closed, that nothing was in it: a command that answers
+// with nothing would leave open whether it looked.
+type input struct {
+	io.ReadCloser
+	name   string
+	stderr io.Writer
+	got    bool // something, or an error that is told
+}
+
+func (i *input) Read(p []byte) (int, error) {
+	n, err := i.ReadCloser.Read(p)
+	i.got = i.got || n > 0 || err != nil && !errors.Is(err, io.EOF)
+	return n, err
+}
+
+func (i *input) Close() error {
+	if !i.got {
+		_, _ = fmt.Fprintf(i.stderr, "note: %s is empty\n", clean(i.name)) // there is nowhere else to tell
+	}
+	return i.ReadCloser.Close()
 }
 
 // formatNamed returns the format that a command line names.
@@ -95,6 +120,17 @@ func completeFormats(cmd *cobra.Command, flag string) {
 		return app.FormatNames(), cobra.ShellCompDirectiveNoFileComp
 	}))
 }
+
+// completeWords completes a flag with the only words that it takes.
+func completeWords(cmd *cobra.Command, flag string, words ...string) {
+	must(cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// The words of flags that several commands have.
+var (
+	modeWords    = []string{"shadow", "recommend", "enforce"}
+	verdictWords = []string{"wrong", "right"}
+)
 
 // must panics where a command is put together wrongly, which every run shows.
 func must(err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -94,7 +95,10 @@ asks whether actions may go on.`,
 				return usagef("--name and --role are needed")
 			}
 			if !auth.Role(req.Role).Valid() {
-				return usagef("--role %q is not one of %v", req.Role, auth.Roles())
+				return usagef("--role %q is not one of %s", req.Role, strings.Join(roleWords(), ", "))
+			}
+			if (req.Role == string(auth.RoleSource)) != (req.Source != "") {
+				return usagef("--source names the one source that a token of role source posts for: role %s %s", req.Role, map[bool]string{true: "needs it", false: "has none"}[req.Source == ""])
 			}
 			if ttl < 0 {
 				return usagef("--ttl must not be negative")
@@ -115,12 +119,21 @@ asks whether actions may go on.`,
 	f := cmd.Flags()
 	f.StringVar(&req.Name, "name", "", "whose it is (needed)")
 	f.StringVar(&req.Role, "role", "", "viewer, responder, approver, admin, source or pep (needed)")
+	completeWords(cmd, "role", roleWords()...)
 	f.StringVar(&req.Source, "source", "", "the source that a token of role source posts for")
 	f.StringSliceVar(&req.Realms, "realm", nil, "limit it to a realm; may be given several times")
 	f.StringSliceVar(&req.Owners, "owner", nil, "limit it to an owner's identities")
 	f.StringSliceVar(&req.Environments, "environment", nil, "limit it to an environment")
 	f.DurationVar(&ttl, "ttl", 0, "how long it is good for, such as 720h; until it is revoked when not given")
 	return cmd
+}
+
+func roleWords() []string {
+	var out []string
+	for _, r := range auth.Roles() {
+		out = append(out, string(r))
+	}
+	return out
 }
 
 func newTokenListCmd(g *globals) *cobra.Command {

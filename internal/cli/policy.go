@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/decide"
 	"github.com/staunch-project/staunch/policies"
 )
@@ -40,15 +42,24 @@ exit code is 3 when a test fails, or when there is none.`,
 				fsys = os.DirFS(args[0])
 			}
 			rep, err := decide.RunTests(fsys)
+			if len(args) == 1 {
+				placeIn(args[0], err)
+				for i, f := range rep.Failures {
+					rep.Failures[i].Place = filepath.Join(args[0], f.Place)
+				}
+			}
 			if err != nil {
 				return err
 			}
 			if g.output == formTable {
-				if err := writeClean(g.stdout, rep.String()+"\n"); err != nil {
+				if err := writeClean(g.stdout, rep.String()); err != nil {
 					return err
 				}
 			} else if err := g.print(rep, nil); err != nil {
 				return err
+			}
+			if !rep.OK() && len(rep.Failures) == 0 {
+				return &exitError{code: ExitBad, err: errors.New("no test is there, so nothing was tested"), hint: "tests stand beside the policies, in files whose names end in _test.yaml"}
 			}
 			if !rep.OK() {
 				return errTestsFailed
@@ -58,4 +69,18 @@ exit code is 3 when a test fails, or when there is none.`,
 	}
 	cmd.AddCommand(test)
 	return cmd
+}
+
+// placeIn puts a folder before the places of problems in files of it.
+func placeIn(folder string, err error) {
+	switch e := err.(type) { //nolint:errorlint // every one of them is looked at, not the first
+	case *staunch.Problem:
+		e.Place = filepath.Join(folder, e.Place)
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			placeIn(folder, one)
+		}
+	case interface{ Unwrap() error }:
+		placeIn(folder, e.Unwrap())
+	}
 }

@@ -146,10 +146,14 @@ func clean(s string) string {
 	return b.String()
 }
 
-// field writes "name: value" in a table, unless the value is empty.
+// field writes "name: value" in a table, unless the value is empty. Without a name
+// the value is one more of the field above.
 func field(w io.Writer, name string, v any) {
 	if s := text(v); s != "" && s != "-" {
-		row(w, name+":", s)
+		if name != "" {
+			name += ":"
+		}
+		row(w, name, s)
 	}
 }
 

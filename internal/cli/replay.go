@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -21,7 +22,7 @@ import (
 // loadSetup reads the configuration and everything that it names; refused rules
 // are named on standard error.
 func loadSetup(g *globals, path string) (*app.Setup, error) {
-	cfg, err := config.Load(path)
+	cfg, err := loadConfig(path)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +41,7 @@ func loadSetup(g *globals, path string) (*app.Setup, error) {
 func sourceNamed(s *app.Setup, name string) (*pipeline.Source, error) {
 	if name == "" {
 		if len(s.Sources) != 1 {
-			return nil, &exitError{code: ExitUsage, err: fmt.Errorf("--source is needed: the configuration has %d sources", len(s.Sources)), hint: "name a source or a format"}
+			return nil, &exitError{code: ExitUsage, err: fmt.Errorf("--source is needed: the configuration has %d sources", len(s.Sources)), hint: strings.Join(append(slices.Sorted(maps.Keys(s.Sources)), "or a format"), ", ")}
 		}
 		for _, src := range s.Sources {
 			return src, nil
@@ -70,6 +71,7 @@ func (f *replayFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.path, "config", "staunch.yaml", "the configuration")
 	cmd.Flags().StringVar(&f.source, "source", "", "a configured source, or a format")
 	cmd.Flags().StringVar(&f.mode, "mode", "enforce", "the engine's mode: shadow, recommend or enforce")
+	completeWords(cmd, "mode", modeWords...)
 	cmd.Flags().StringVar(&f.trust, "trust", "", "a file with how far rules are trusted: what staunch trust -o json printed")
 }
 
@@ -130,7 +132,8 @@ func newReplayCmd(g *globals) *cobra.Command {
 		Long: `Feed recorded events in order of (event time, id) with a simulated clock, and
 print signals, decisions and would-be containments, a summary last. Nothing
 outside is touched: no platform is asked, nothing is stored. NAME is a configured
-source, or a format, whose records are then of a realm called replay.
+source, or a format, whose records are then of a realm called replay; it may be left
+out where one source is configured.
 
 The engine's mode is taken to be enforce, so that what would be contained shows;
 --mode shadow shows what the rules' and policies' own modes would have allowed.
@@ -226,8 +229,12 @@ func replayText(out io.Writer, l offline.Line) error {
 		_, err = fmt.Fprintf(w, "%s  containment  %s %s, playbook %s\n", c.Changed, c.Tier, c.Subject, c.Playbook.Name)
 	case l.Summary != nil:
 		s := l.Summary
-		_, err = fmt.Fprintf(w, "%d records (%d rejected, %d duplicates) from %s to %s: %d signals, %d decisions, %d would-be containments\n",
-			s.Records, s.Rejected, s.Duplicates, s.From, s.To, s.Signals, s.Decisions, s.Containments)
+		when := ""
+		if s.From != 0 || s.To != 0 {
+			when = fmt.Sprintf(" from %s to %s", s.From, s.To)
+		}
+		_, err = fmt.Fprintf(w, "%s (%d rejected, %s)%s: %s, %s, %s\n", count(s.Records, "record"), s.Rejected, count(s.Duplicates, "duplicate"), when,
+			count(s.Signals, "signal"), count(s.Decisions, "decision"), count(s.Containments, "would-be containment"))
 	default:
 		_, err = fmt.Fprintf(w, "%s record %d: %s\n", l.File, l.Record, l.Error)
 	}
@@ -239,14 +246,18 @@ func replayText(out io.Writer, l offline.Line) error {
 
 func newExplainCmd(g *globals) *cobra.Command {
 	var f replayFlags
-	var all bool
+	var all, matched bool
 	cmd := &cobra.Command{
-		Use:   "explain --config FILE --source NAME [FILE|-]",
+		Use:   "explain --config FILE [--source NAME] [FILE|-]",
 		Short: "Say why records cause what they cause, and why not",
 		Long: `Say, record by record: which rules matched and which parts of the others did not
 hold, whom the signals accuse, what the suspicion is made of, which policy
 decided and why the others did not, and what the guardrails say. Evidence adds up
-over the input, as it would if the records came one after the other.`,
+over the input, as it would if the records came one after the other. NAME is a
+configured source, or a format; it may be left out where one source is configured.
+
+With many rules most of the answer is about those that did not match; --matched
+leaves them out.`,
 		Example: `  staunch explain --config staunch.yaml --source cloudtrail event.json
   staunch explain --config staunch.yaml --source okta.system_log -o json - < event.json`,
 		Args: cobra.MaximumNArgs(1),
@@ -266,6 +277,9 @@ over the input, as it would if the records came one after the other.`,
 			defer func() { _ = in.Close() }() // read only
 			out := cmd.OutOrStdout()
 			return offline.Explain(cmd.Context(), s, offline.ExplainOptions{Source: src, In: in, Mode: m, Trust: trust, AllRules: all}, func(x offline.Explained) error {
+				if matched {
+					x.LeaveOut()
+				}
 				if g.output == formTable {
 					var b strings.Builder
 					x.Text(&b)
@@ -277,6 +291,6 @@ over the input, as it would if the records came one after the other.`,
 	}
 	f.add(cmd)
 	cmd.Flags().BoolVar(&all, "all-rules", false, "name the rules of other log sources as well")
-	must(cmd.MarkFlagRequired("source"))
+	cmd.Flags().BoolVar(&matched, "matched", false, "leave out the rules that did not match")
 	return cmd
 }

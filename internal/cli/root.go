@@ -50,7 +50,10 @@ func Main(ctx context.Context, args []string, env Env) int {
 	g := &globals{stdin: env.Stdin, stdout: forTerminal(env.Stdout), stderr: forTerminal(env.Stderr), getenv: env.Getenv}
 	root := newRoot(g)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && strings.HasPrefix(err.Error(), "required flag(s) ") { // cobra has no type for it
+		err = &exitError{code: ExitUsage, err: err, hint: cmd.CommandPath() + " --help"}
+	}
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = &exitError{code: ExitFailure, err: errors.New("interrupted")}
 	}
@@ -127,6 +130,7 @@ to know where it is (--url) and who you are (--token-file).`,
 	f.StringVar(&g.token, "token", "", "the API token (STAUNCH_TOKEN); others can see it in the list of processes, so prefer --token-file")
 	f.StringVar(&g.tokenFile, "token-file", "", "a file with the API token (STAUNCH_TOKEN_FILE; default staunch/token in the user's configuration folder)")
 	f.StringVarP(&g.output, "output", "o", formTable, "how to answer: table, json or yaml")
+	completeWords(root, "output", formTable, formJSON, formYAML)
 	f.StringVar(&g.caFile, "ca-file", "", "PEM certificates to trust in place of the system's (STAUNCH_CA_FILE)")
 
 	root.AddGroup(
@@ -160,14 +164,23 @@ func checkArgs(cmd *cobra.Command) {
 			if err == nil || errors.As(err, &ee) {
 				return err
 			}
-			return &exitError{code: ExitUsage, err: err, hint: c.CommandPath() + " --help"}
+			given := fmt.Sprintf("%d arguments are", len(a))
+			if len(a) < 2 {
+				given = [...]string{"no argument is", "one argument is"}[len(a)]
+			}
+			return &exitError{code: ExitUsage, err: fmt.Errorf("%s given, and it is called as: %s", given, c.UseLine()), hint: c.CommandPath() + " --help"}
 		}
 	}
 	if cmd.HasSubCommands() && cmd.RunE == nil && cmd.Run == nil {
 		cmd.Args = cobra.ArbitraryArgs
 		cmd.RunE = func(c *cobra.Command, a []string) error {
 			if len(a) > 0 {
-				return &exitError{code: ExitUsage, err: fmt.Errorf("%s has no command %q", c.CommandPath(), a[0]), hint: c.CommandPath() + " --help"}
+				c.SuggestionsMinimumDistance = c.Root().SuggestionsMinimumDistance
+				hint := c.CommandPath() + " --help"
+				if s := c.SuggestionsFor(a[0]); len(s) > 0 {
+					hint = "did you mean: " + strings.Join(s, ", ") + "?"
+				}
+				return &exitError{code: ExitUsage, err: fmt.Errorf("%s has no command %q", c.CommandPath(), a[0]), hint: hint}
 			}
 			return &exitError{code: ExitUsage, err: fmt.Errorf("%s needs a command", c.CommandPath()), hint: c.CommandPath() + " --help"}
 		}

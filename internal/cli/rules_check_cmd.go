@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -135,19 +134,12 @@ func writeRulesReport(w io.Writer, rep rulesReport) {
 	for _, n := range rep.Notes {
 		row(w, "note", n.place(), orElse(n.Rule, "-"), n.Reason)
 	}
-	writeTally(w, "Loaded, by log source", tally(rep.Rules, func(r ruleReport) string { return orElse(logsourceText(r.Logsource), r.Kind) }))
+	writeTally(w, "Loaded, by log source", tally(rep.Rules, func(r ruleReport) string { return orElse(r.Logsource.Parts(), r.Kind) }))
 	writeTally(w, "Refused, by reason", tally(rep.Problems, func(p ruleProblem) string { return p.Reason }))
-	_, _ = fmt.Fprintf(w, "%d loaded, %d refused\n", rep.Loaded, rep.Refused) // print's Flush tells
-}
-
-func logsourceText(l sigma.Logsource) string {
-	var parts []string
-	for _, p := range [...]string{l.Product, l.Service, l.Category} {
-		if p != "" {
-			parts = append(parts, p)
-		}
+	if len(rep.Rules)+len(rep.Problems) > 0 {
+		_, _ = fmt.Fprintln(w) // print's Flush tells
 	}
-	return strings.Join(parts, "/")
+	_, _ = fmt.Fprintf(w, "%d loaded, %d refused\n", rep.Loaded, rep.Refused) // print's Flush tells
 }
 
 func tally[T any](list []T, of func(T) string) map[string]int {
@@ -166,5 +158,4 @@ func writeTally(w io.Writer, title string, counts map[string]int) {
 	for _, k := range slices.Sorted(maps.Keys(counts)) {
 		row(w, counts[k], k)
 	}
-	_, _ = fmt.Fprintln(w) // print's Flush tells
 }

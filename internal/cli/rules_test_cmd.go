@@ -13,8 +13,8 @@ import (
 	formats "github.com/staunch-project/staunch/internal/format/registry"
 )
 
-// errRuleTestsFailed says that rule tests ran and failed, or that there were
-// none; the report has been printed.
+// errRuleTestsFailed says that rule tests ran and failed; the report has been
+// printed.
 var errRuleTestsFailed = bad("rule tests failed")
 
 func newRulesTestCmd(g *globals) *cobra.Command {
@@ -92,8 +92,14 @@ when there is no test.`,
 			} else if err := g.print(rep, nil); err != nil {
 				return err
 			}
-			if !rep.OK() {
+			switch {
+			case rep.OK():
+			case len(rep.Failures) > 0:
 				return errRuleTestsFailed
+			case rep.Rules+rep.Correlations == 0:
+				return &exitError{code: ExitBad, err: fmt.Errorf("no rule is at %s, so nothing was tested", args[0]), hint: "the names of rule files end in .yml or .yaml"}
+			default:
+				return &exitError{code: ExitBad, err: fmt.Errorf("no test is at %s, so nothing was tested", args[0]), hint: "the tests of x.yml stand beside it in x.txtar; staunch rules test --help says what is in it"}
 			}
 			return nil
 		},

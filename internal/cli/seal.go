@@ -11,7 +11,6 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/app"
-	"github.com/staunch-project/staunch/internal/config"
 )
 
 func newSealCmd(g *globals) *cobra.Command {
@@ -36,7 +35,7 @@ with SQLite, stop the server first.`,
   staunch seal status -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(path)
+			cfg, err := loadConfig(path)
 			if err != nil {
 				return err
 			}
@@ -70,7 +69,7 @@ The exit code is 3 when a value opens with no key; the old keys then stay.`,
   staunch seal rotate --config /etc/staunch/staunch.yaml -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(path)
+			cfg, err := loadConfig(path)
 			if err != nil {
 				return err
 			}

@@ -41,6 +41,7 @@ var initConfig string
 
 func newInitCmd(g *globals) *cobra.Command {
 	var path, name string
+	var another bool
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a configuration, the key file and the first admin's token",
@@ -49,12 +50,22 @@ none, the key file that seals secrets, the database, and the first admin's token
 which is printed this once.
 
 Back the key file up apart from the database: without it neither sealed secrets
-can be opened nor the record log be verified.`,
+can be opened nor the record log be verified.
+
+Where every admin's token is lost, --another makes one more. It takes the database and
+the key file, and the server stopped where the database is SQLite. Revoke the lost
+ones with it.`,
 		Example: `  staunch init
-  staunch init --config /etc/staunch/staunch.yaml --name alice`,
+  staunch init --config /etc/staunch/staunch.yaml --name alice
+  staunch init --another --name alice-2`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			wrote := false
+			if another {
+				if _, err := os.Stat(path); err != nil {
+					return fmt.Errorf("reading the configuration: %w", err)
+				}
+			}
 			if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 					return fmt.Errorf("making the configuration's folder: %w", err)
@@ -75,9 +86,16 @@ can be opened nor the record log be verified.`,
 			if err != nil {
 				return err
 			}
-			secret, err := app.Init(cmd.Context(), cfg, name)
+			mint := app.Init
+			if another {
+				mint = app.Another
+			}
+			secret, err := mint(cmd.Context(), cfg, name)
+			if errors.Is(err, app.ErrHasAdmin) {
+				return &exitError{code: ExitConflict, err: err, hint: "staunch serve starts the server and staunch token create makes further tokens; where the admin's is lost, staunch init --another makes one more"}
+			}
 			if err != nil {
-				return err
+				return stopFirst(err)
 			}
 			out := struct {
 				V      int    `json:"v"`
@@ -100,6 +118,7 @@ can be opened nor the record log be verified.`,
 	}
 	cmd.Flags().StringVar(&path, "config", "staunch.yaml", "the configuration")
 	cmd.Flags().StringVar(&name, "name", "admin", "the token's name, which records call its owner by")
+	cmd.Flags().BoolVar(&another, "another", false, "make one more admin's token, for whoever lost theirs")
 	return cmd
 }
 
@@ -108,6 +127,21 @@ can be opened nor the record log be verified.`,
 // rules, so that collecting at the usual 100 takes a tenth of its time, and what is
 // decided on meanwhile takes twice as long.
 const collectAt = 250
+
+// loadConfig is config.Load, with a hint for whoever has no configuration yet.
+func loadConfig(path string) (*config.Config, error) {
+	cfg, err := config.Load(path)
+	if err == nil {
+		return cfg, nil
+	}
+	switch st, serr := os.Stat(path); {
+	case errors.Is(serr, os.ErrNotExist):
+		err = &exitError{code: ExitFailure, err: err, hint: "staunch init makes one; --config names one that lies elsewhere"}
+	case serr == nil && st.IsDir():
+		err = &exitError{code: ExitFailure, err: err, hint: "--config names the file, not its folder"}
+	}
+	return nil, err
+}
 
 func newServeCmd(g *globals) *cobra.Command {
 	var path string
@@ -127,7 +161,7 @@ others; "staunch doctor" lists them.`,
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(collectAt)
 			}
-			cfg, err := config.Load(path)
+			cfg, err := loadConfig(path)
 			if err != nil {
 				return err
 			}
@@ -176,11 +210,12 @@ func newValidateCmd(g *globals) *cobra.Command {
 		Short: "Check a configuration and everything that it names",
 		Long: `Read the configuration, its rules, policies, identities and mappings, and check
 all of it without opening anything: no database, no platform. Every problem is
-named with file and line; the exit code is 3 when there is one.`,
+named with file and line; the exit code is 3 when there is one. What is valid and
+usually not meant, such as a policy for a rule that is not there, is a note.`,
 		Example: `  staunch validate --config staunch.yaml`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(path)
+			cfg, err := loadConfig(path)
 			if err != nil {
 				return err
 			}
@@ -201,20 +236,34 @@ named with file and line; the exit code is 3 when there is one.`,
 				Rules      int    `json:"rules"`
 				Policies   int    `json:"policies"`
 				Identities int    `json:"identities"`
+				// Notes say what may be meant and usually is not.
+				Notes []validateNote `json:"notes"`
 			}{
 				staunch.Version, path, cfg.Mode.String(), s.Bundle.Hash, len(cfg.Realms), len(cfg.Sources),
-				len(s.Bundle.Rules.Rules()), len(s.Bundle.Policy.Policies()), len(s.Identities),
+				len(s.Bundle.Rules.Rules()), len(s.Bundle.Policy.Policies()), len(s.Identities), []validateNote{},
+			}
+			for _, p := range app.Doubts(s) {
+				out.Notes = append(out.Notes, validateNote{p.Place, p.Reason})
 			}
 			if g.output != formTable {
 				return g.print(out, nil)
 			}
 			g.outf("%s is valid: %d realms, %d sources, %d rules, %d policies, %d identities; mode %s\nbundle %s\n",
 				path, out.Realms, out.Sources, out.Rules, out.Policies, out.Identities, out.Mode, out.Bundle)
+			for _, n := range out.Notes {
+				g.outf("note: %s: %s\n", clean(n.Place), clean(n.Message))
+			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "staunch.yaml", "the configuration")
 	return cmd
+}
+
+// validateNote is what validate remarks on.
+type validateNote struct {
+	Place   string `json:"place"`
+	Message string `json:"message"`
 }
 
 func newDemoCmd(g *globals) *cobra.Command {

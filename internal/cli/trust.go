@@ -31,8 +31,8 @@ next mode by the criteria that the configuration has (trust.matches, trust.for):
 is a recommendation, and a person decides. With RULE, show that one with its history.`,
 		Example: `  staunch trust
   staunch trust --all -o json
-  staunch trust aws-root-login
-  staunch trust promote aws-root-login --reason "two weeks in shadow, none wrong"`,
+  staunch trust af0491eb-2261-4a13-9675-283d7b3b153a
+  staunch trust promote af0491eb-2261-4a13-9675-283d7b3b153a --reason "two weeks in shadow, none wrong"`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if page.Limit < 0 || page.Limit > 1000 {
@@ -113,7 +113,7 @@ func newTrustMoveCmd(g *globals, use, short, long string, do func(*client.Client
 		Use:     use + " RULE --reason TEXT",
 		Short:   short,
 		Long:    long,
-		Example: `  staunch trust ` + use + ` aws-root-login --reason "as discussed on Tuesday"`,
+		Example: `  staunch trust ` + use + ` af0491eb-2261-4a13-9675-283d7b3b153a --reason "as discussed on Tuesday"`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := needReason(req.Reason); err != nil {
@@ -142,6 +142,7 @@ func newTrustMoveCmd(g *globals, use, short, long string, do func(*client.Client
 		},
 	}
 	cmd.Flags().StringVar(&req.To, "to", "", "the mode: shadow, recommend or enforce; the next one when not given")
+	completeWords(cmd, "to", modeWords...)
 	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for people and the record (needed)")
 	yesFlag(g, cmd)
 	return cmd

@@ -313,7 +313,7 @@ func Load(path string) (*Config, error) {
 func Parse(data []byte, path string) (*Config, error) {
 	var root yaml.Node
 	if err := yaml.Load(data, &root); err != nil {
-		return nil, strictyaml.Explain(path, err)
+		return nil, strictyaml.ExplainIn(path, data, err)
 	}
 	c := &Config{path: path, sum: sha256.Sum256(data)}
 	if err := resolveTags(&root, filepath.Dir(path), path, &c.given); err != nil {

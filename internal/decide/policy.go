@@ -198,13 +198,20 @@ type PolicyInfo struct {
 	Place       string       `json:"place"`
 	Mode        staunch.Mode `json:"mode"`
 	Priority    int          `json:"priority"`
+	// Rules and Sources are those that its match names, in its order; none where
+	// it goes for all.
+	Rules   []string `json:"rules,omitempty"`
+	Sources []string `json:"sources,omitempty"`
 }
 
 // Policies lists the policies in the order in which they are tried.
 func (s *Set) Policies() []PolicyInfo {
 	out := make([]PolicyInfo, len(s.policies))
 	for i, p := range s.policies {
-		out[i] = PolicyInfo{ID: p.id, Description: p.description, Place: p.place, Mode: p.mode, Priority: p.priority}
+		out[i] = PolicyInfo{
+			ID: p.id, Description: p.description, Place: p.place, Mode: p.mode, Priority: p.priority,
+			Rules: slices.Clone(p.match.values(keyRule)), Sources: slices.Clone(p.match.values(keySource)),
+		}
 	}
 	return out
 }

@@ -78,12 +78,19 @@ func (b *bounded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// otherCompressions are known by their first bytes, so that they are called what
-// they are and not broken records.
-var otherCompressions = [...]struct {
+// otherForms are known by their first bytes, so that they are called what they
+// are and not broken records.
+var otherForms = [...]struct {
 	name   string
 	begins []byte
-}{{"zstd", []byte("\x28\xb5\x2f\xfd")}, {"xz", []byte("\xfd7zXZ\x00")}}
+	hint   string
+}{
+	{"zstd", []byte("\x28\xb5\x2f\xfd"), "send gzip or plain"},
+	{"xz", []byte("\xfd7zXZ\x00"), "send gzip or plain"},
+	{"zip", []byte("PK\x03\x04"), "send gzip or plain"},
+	{"UTF-16", []byte("\xff\xfe"), "send it as UTF-8"},
+	{"UTF-16", []byte("\xfe\xff"), "send it as UTF-8"},
+}
 
 // Body returns a reader of the plain body. encoding is the Content-Encoding
 // header; gzip is also recognised by its first bytes. Reading past limit bytes
@@ -104,12 +111,12 @@ func Body(r io.Reader, encoding string, limit int64) (io.Reader, error) {
 		return nil, fmt.Errorf("reading the body: %w", err)
 	}
 	zipped := len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b
-	for _, other := range otherCompressions {
+	for _, other := range otherForms {
 		if !bytes.HasPrefix(other.begins, magic) || len(magic) == 0 {
 			continue
 		}
 		if begins, err := br.Peek(len(other.begins)); err == nil && bytes.Equal(begins, other.begins) {
-			return nil, &staunch.Problem{Place: "body", Reason: "is " + other.name + ", which is not supported", Hint: "send gzip or plain"}
+			return nil, &staunch.Problem{Place: "body", Reason: "is " + other.name + ", which is not supported", Hint: other.hint}
 		}
 	}
 	if said && !zipped {

@@ -65,10 +65,10 @@ func (p *Problems) Err() error {
 // Load decodes the one document of data into v; path is what messages call it.
 // Errors are staunch.Problems, joined. A document without content is one.
 func Load(data []byte, path string, v any) error {
-	if strings.TrimSpace(string(data)) == "" {
+	if strings.TrimSpace(string(data)) == "" { // the library takes some of it
 		return &staunch.Problem{Place: path, Reason: "empty"}
 	}
-	return Explain(path, yaml.Load(data, v, yaml.WithKnownFields()))
+	return ExplainIn(path, data, yaml.Load(data, v, yaml.WithKnownFields()))
 }
 
 // Decode decodes a part of a document into v, as Load does.
@@ -78,7 +78,11 @@ func Decode(n *yaml.Node, path string, v any) error {
 
 // Explain turns an error of the YAML library into staunch.Problems of the file
 // path, joined; nil stays nil.
-func Explain(path string, err error) error {
+func Explain(path string, err error) error { return ExplainIn(path, nil, err) }
+
+// ExplainIn is Explain where the file's text is at hand: what is no YAML at all is
+// told in words that fit it.
+func ExplainIn(path string, data []byte, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -86,14 +90,22 @@ func Explain(path string, err error) error {
 	var many *yaml.LoadErrors
 	var one *yaml.LoadError
 	switch {
+	case data != nil && strings.TrimSpace(string(data)) == "":
+		p.Add(0, "empty")
 	case errors.As(err, &many): // before one, which would be the first of many
 		for _, e := range many.Errors {
 			p.Add(e.Mark.Line, "%s", reason(e.Message))
 		}
 	case errors.As(err, &one):
-		p.Add(one.Mark.Line, "%s", reason(one.Message))
+		if one.Stage == yaml.ConstructorStage {
+			p.Add(one.Mark.Line, "%s", reason(one.Message))
+			break
+		}
+		line, said := Syntax(data, err)
+		p.Add(line, "%s", said)
 	default:
-		p.Add(0, "%s", reason(err.Error()))
+		line, said := Syntax(data, err)
+		p.Add(line, "%s", reason(said))
 	}
 	return p.Err()
 }

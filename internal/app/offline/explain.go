@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/staunch-project/staunch"
@@ -30,6 +31,8 @@ type Explained struct {
 	Actor     []staunch.Ref    `json:"actor,omitempty"`
 	Logsource *sigma.Logsource `json:"logsource,omitempty"`
 	Rules     []RuleWhy        `json:"rules,omitempty"`
+	// Unmatched counts the rules that did not match and were left out of Rules.
+	Unmatched int `json:"unmatched,omitempty"`
 	// Correlations has those that the record counts for.
 	Correlations []CorrelationWhy `json:"correlations,omitempty"`
 	Signals      []staunch.Signal `json:"signals,omitempty"`
@@ -194,7 +197,7 @@ func whyRules(set *sigma.Set, o ExplainOptions, doc *jsondoc.Doc, ls sigma.Logso
 			ex := set.Explain(on, i)
 			w.Matched, w.Why, w.Explanation = ex.Matched, ex.Deciding(), ex
 		case o.AllRules:
-			w.Why = []string{fmt.Sprintf("it is for log source %+v", r.Logsource)}
+			w.Why = []string{"it is for log source " + r.Logsource.Parts()}
 		default:
 			continue
 		}
@@ -273,18 +276,35 @@ func (b *bench) subjects(ctx context.Context, x *Explained) error {
 	return nil
 }
 
+// LeaveOut takes the rules that did not match out of Rules and counts them.
+func (x *Explained) LeaveOut() {
+	before := len(x.Rules)
+	x.Rules = slices.DeleteFunc(x.Rules, func(r RuleWhy) bool { return !r.Matched })
+	x.Unmatched = before - len(x.Rules)
+}
+
 // Text writes an explanation for people.
 func (x Explained) Text(w *strings.Builder) {
 	p := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
-	p("record %d: %s %s (%s)", x.Record, x.Time, x.Operation, x.Outcome)
 	if x.Error != "" {
-		p("  cannot be used: %s", x.Error)
+		p("record %d: cannot be used: %s", x.Record, x.Error)
 		return
 	}
+	when, what := x.Time.String(), x.Operation
+	if x.Time == 0 {
+		when = "without a time,"
+	}
+	if what == "" {
+		what = "without an operation"
+	}
+	p("record %d: %s %s (%s)", x.Record, when, what, x.Outcome)
 	for _, a := range x.Actor {
 		p("  actor %s", a)
 	}
-	if len(x.Rules) == 0 {
+	switch {
+	case x.Unmatched > 0:
+		p("  rules that did not match: %d", x.Unmatched)
+	case len(x.Rules) == 0:
 		p("  no rule is for its log source")
 	}
 	credit := func(author, license string, references []string) {

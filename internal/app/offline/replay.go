@@ -346,6 +346,9 @@ func readEntries(o ReplayOptions, sum *Summary, reject func(string, int, error) 
 			}
 			in = f
 			defer func() { _ = f.Close() }() // read only
+			if st, err := f.Stat(); err == nil && st.IsDir() {
+				return nil, &staunch.Problem{Place: name, Reason: "is a folder", Hint: "name its files"}
+			}
 		}
 		rd, err := reader(in, o.Source.Format)
 		if err != nil {

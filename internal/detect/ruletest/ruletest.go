@@ -430,7 +430,11 @@ func (t *tester) event(x *test, f txtar.File) {
 			if x.set.Rules()[n].Mapped() {
 				on = event
 			}
-			why = append(why, x.set.Explain(on, n).Deciding()...)
+			for _, line := range x.set.Explain(on, n).Deciding() {
+				// The rule's path is that in the file system that is tested.
+				from := x.set.Rules()[n].Path
+				why = append(why, strings.Replace(line, "("+from+":", "("+t.place(from, 0)+":", 1))
+			}
 		}
 		for _, n := range hits {
 			matched = true
@@ -466,6 +470,9 @@ func (t *tester) judgeAccused(x *test, name string, accused []string, somebody b
 			return true
 		}
 		f.Want, f.Got = "to accuse "+strings.Join(want, ", "), strings.Join(accused, ", ")
+		if len(accused) == 0 {
+			f.Got = "nobody, since no format is for the rule's product: --mapping gives one"
+		}
 	} else {
 		if !somebody || !slices.Contains(accused, nobody) {
 			return true

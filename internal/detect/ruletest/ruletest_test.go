@@ -99,7 +99,7 @@ func TestRun(t *testing.T) {
 		{"sequences", "cloudtrail", "account", archive("hit-a.ndjson", miss+"\n"+hit, "miss-a.ndjson", miss+"\n"+miss), ""},
 		{"nobody is said", "cloudtrail", "session", archive("hit-a.json", hit, "miss-a.json", miss, "accuse", "hit-a.json nobody"), ""},
 
-		{"no match", "cloudtrail", "account", archive("hit-a.json", miss, "miss-a.json", miss), "rules/aws/key.txtar:1: Key made: hit-a.json: want a match, got none\n\tsel: eventName wants CreateAccessKey, found \"ListAccessKeys\": does not hold (aws/key.yml:6)"},
+		{"no match", "cloudtrail", "account", archive("hit-a.json", miss, "miss-a.json", miss), "rules/aws/key.txtar:1: Key made: hit-a.json: want a match, got none\n\tsel: eventName wants CreateAccessKey, found \"ListAccessKeys\": does not hold (rules/aws/key.yml:6)"},
 		{"a match", "cloudtrail", "account", archive("hit-a.json", hit, "miss-a.json", hit), "rules/aws/key.txtar:3: Key made: miss-a.json: want no match, got one"},
 		{"a match in a sequence", "cloudtrail", "account", archive("hit-a.json", hit, "miss-a.ndjson", miss+"\n"+hit), "miss-a.ndjson: want no match, got one"},
 		{"no match in a sequence", "cloudtrail", "account", archive("hit-a.ndjson", miss+"\n"+miss, "miss-a.json", miss), "hit-a.ndjson: want a match, got none"},

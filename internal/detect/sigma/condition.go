@@ -190,7 +190,19 @@ func (p *condParser) unary(depth int) (*expr, error) {
 	if tok == "near" {
 		return nil, fmt.Errorf("the near operator is not supported; Sigma replaced it by temporal correlations")
 	}
-	return nil, fmt.Errorf("the condition names %q, which detection does not define", tok)
+	return nil, fmt.Errorf("the condition names %q, which detection does not define: it has %s", tok, someNames(p.names))
+}
+
+// someNames lists names, the first few of many.
+func someNames(names []string) string {
+	const most = 5
+	switch {
+	case len(names) == 0:
+		return "no selection"
+	case len(names) > most:
+		return strings.Join(names[:most], ", ") + ", …"
+	}
+	return strings.Join(names, ", ")
 }
 
 func (p *condParser) made(e *expr) (*expr, error) {

@@ -1,6 +1,7 @@
 package sigma
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -37,6 +38,12 @@ type modifiers struct {
 var compareOps = map[string]cmpOp{"lt": cmpLt, "lte": cmpLte, "gt": cmpGt, "gte": cmpGte}
 
 var timeParts = map[string]timePart{"minute": partMinute, "hour": partHour, "day": partDay, "week": partWeek, "month": partMonth, "year": partYear}
+
+// modifierNames are those that a slip of the pen may mean.
+var modifierNames = []string{
+	"all", "neq", "cased", "contains", "startswith", "endswith", "windash", "wide", "utf16le", "utf16", "utf16be", "base64", "base64offset",
+	"exists", "re", "cidr", "expand", "fieldref", "lt", "lte", "gt", "gte", "minute", "hour", "day", "week", "month", "year",
+}
 
 func parseModifiers(names []string, keyword bool) (modifiers, error) {
 	m := modifiers{names: names}
@@ -98,6 +105,9 @@ func parseModifiers(names []string, keyword bool) (modifiers, error) {
 		case "":
 			return m, fmt.Errorf("an empty modifier (two | or one at the end)")
 		default:
+			if k := nearKey(n, modifierNames); k != "" {
+				return m, fmt.Errorf("unknown modifier %q: did you mean %s?", n, k)
+			}
 			return m, fmt.Errorf("unknown modifier %q", n)
 		}
 	}
@@ -505,6 +515,9 @@ func (p *ruleParser) regex(field string, m modifiers, text string) (*pred, error
 	}
 	tree, err := syntax.Parse(text, syntax.Perl)
 	if err != nil {
+		if lookAround.MatchString(text) {
+			return nil, errors.New("the regular expression is not supported: it looks around, with (?=, (?!, (?<= or (?<!; what must not be there can be a selection of its own, under not")
+		}
 		return nil, fmt.Errorf("the regular expression is not supported: %w", err)
 	}
 	size := programSize(tree, p.limits.RegexSize)
@@ -525,6 +538,9 @@ func (p *ruleParser) regex(field string, m modifiers, text string) (*pred, error
 	}
 	return q, nil
 }
+
+// lookAround finds what RE2 does not have, and calls a wrong name of a group.
+var lookAround = regexp.MustCompile(`\(\?<?[=!]`)
 
 // wideRange finds what may be a range with many characters in a class. Where case
 // does not count such a range is read character by character, for some ten

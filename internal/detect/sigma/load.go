@@ -16,6 +16,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/staunch-project/staunch/internal/strictyaml"
 )
 
 // Loaded is what rule files hold.
@@ -116,6 +118,7 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 	}
 	limits := opts.Limits.withDefaults()
 	var files []string
+	met, refused := 0, len(l.Errors) // rule files, those that were read before among them
 	if len(roots) == 0 {
 		roots = []string{"."}
 	}
@@ -153,6 +156,7 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 			if d.IsDir() || name != root && ext != ".yml" && ext != ".yaml" || seen[name] {
 				return nil
 			}
+			met++
 			// A pipe would be waited for. One that the user names is meant.
 			if name != root && !d.Type().IsRegular() {
 				if info, err := fs.Stat(fsys, name); err == nil && !info.Mode().IsRegular() {
@@ -175,6 +179,9 @@ func (l *Loaded) read(fsys fs.FS, prefix string, opts Options, roots []string) {
 		if err != nil && !errors.Is(err, full) {
 			l.refuse(&RuleError{Path: shown(root), Reason: "reading rules: " + err.Error()})
 		}
+	}
+	if met == 0 && len(l.Errors) == refused {
+		l.Notes = append(l.Notes, &RuleError{Path: path.Clean(prefix), Reason: "no file in it has a name that ends in .yml or .yaml"})
 	}
 	sort.Strings(files)
 	for _, name := range files {
@@ -283,7 +290,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
 	if err != nil {
-		l.refuse(&RuleError{Path: name, Reason: "reading YAML: " + err.Error()})
+		l.refuse(yamlError(name, data, err))
 		return
 	}
 	found := false
@@ -295,7 +302,7 @@ func (l *Loaded) parse(name string, data []byte, opts Options) {
 			break
 		}
 		if err != nil {
-			l.refuse(yamlError(name, err))
+			l.refuse(yamlError(name, data, err))
 			return
 		}
 		if n >= limits.Documents {
@@ -353,13 +360,9 @@ func badText(b []byte) (at int, reason string) {
 	return -1, ""
 }
 
-func yamlError(name string, err error) *RuleError {
-	out := &RuleError{Path: name, Reason: "reading YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")}
-	var le *yaml.LoadError
-	if errors.As(err, &le) {
-		out.Line = le.Mark.Line
-	}
-	return out
+func yamlError(name string, data []byte, err error) *RuleError {
+	line, reason := strictyaml.Syntax(data, err)
+	return &RuleError{Path: name, Line: line, Reason: "reading YAML: " + reason}
 }
 
 func isEmptyDocument(n *yaml.Node) bool {

@@ -101,6 +101,18 @@ type Logsource struct {
 	All bool `json:"-"`
 }
 
+// Parts names the log source for people: its product, service and category, with
+// slashes between those that it has.
+func (l Logsource) Parts() string {
+	var parts []string
+	for _, p := range [...]string{l.Product, l.Service, l.Category} {
+		if p != "" {
+			parts = append(parts, p)
+		}
+	}
+	return strings.Join(parts, "/")
+}
+
 // Covers reports whether a rule for the log source r is to be evaluated on
 // records of the log source l: none of the parts that both name may differ, and
 // at least one must be equal. So records of {product: aws, service: cloudtrail}

@@ -320,6 +320,10 @@ func TestRefusals(t *testing.T) {
 		text, reason string
 		line         int
 	}{
+		{"title: T\nlogsource:\n\tproduct: p\n", "a tab indents this line", 3},
+		{item("a|startwith: b"), `unknown modifier "startwith": did you mean startswith?`, 5},
+		{det("s: {a: 1}\nt: {a: 2}\ncondition: selection"), `which detection does not define: it has s, t`, 6},
+		{det("s:\n    a|re: (?<!x)y\ncondition: s"), "it looks around", 5},
 		{"title: T\n  bad: [", "reading YAML", 2},
 		{"- a\n- b\n", "a rule must be a mapping", 1},
 		{"", "holds no rule", 1},

@@ -9,6 +9,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/strictyaml"
 )
 
 // Bounds of a mapping file.
@@ -62,13 +63,8 @@ func (d *reader) document(src []byte) *yaml.Node {
 	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(src, &doc); err != nil {
-		line := 0
-		text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: "), "\n", " ")
-		if _, after, ok := strings.Cut(text, "line "); ok {
-			digits := strings.TrimRight(strings.SplitN(after, ":", 2)[0], ": ")
-			line, _ = strconv.Atoi(strings.FieldsFunc(digits+" ", func(r rune) bool { return r < '0' || r > '9' })[0])
-		}
-		d.fail(&yaml.Node{Line: line}, "is not YAML: %s", text)
+		line, reason := strictyaml.Syntax(src, err)
+		d.fail(&yaml.Node{Line: line}, "is not YAML: %s", strings.ReplaceAll(reason, "\n", " "))
 		return nil
 	}
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
