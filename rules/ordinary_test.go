@@ -26,10 +26,12 @@ var ordinary = []struct {
 		"logs CreateLogStream", "logs PutLogEvents", "lambda Invoke", "lambda ListFunctions20150331", "lambda UpdateFunctionCode20150331v2", "kms Decrypt", "kms GenerateDataKey", "dynamodb GetItem", "dynamodb PutItem", "ssm GetParameter", "ssm GetParameters", "ssm UpdateInstanceInformation",
 		"secretsmanager GetSecretValue", "ecr GetAuthorizationToken", "ecr BatchGetImage", "ecr PutImage", "cloudformation DescribeStacks", "rds DescribeDBInstances", "iam GetRole", "iam ListRoles", "monitoring PutMetricData", "sqs SendMessage", "ecs UpdateService",
 		"route53 ChangeResourceRecordSets", "cloudtrail DescribeTrails", "bedrock InvokeModel", "backup StartBackupJob", "rds CreateDBInstance", "rds RestoreDBInstanceFromDBSnapshot", "ec2 CreateFleet", "kms CreateGrant", "secretsmanager RotateSecret", "ec2 DescribeSnapshots",
+		"cloudformation CreateStack", "securityhub BatchUpdateFindings", "events PutRule", "elasticloadbalancing ModifyLoadBalancerAttributes", "ebs GetSnapshotBlock", "codebuild StartBuild", "s3 PutObjectAcl",
 	}},
 	{"azure", "activitylogs", `{"category": "Administrative", "operationName": "NAME", "resultType": "Success", "callerIpAddress": "198.51.100.23", "properties": {"requestbody": "{\"properties\":{}}"}}`, []string{
 		"Microsoft.Compute/virtualMachines/start/action", "Microsoft.Compute/virtualMachines/write", "Microsoft.Compute/disks/write", "Microsoft.Storage/storageAccounts/read", "Microsoft.Storage/storageAccounts/blobServices/containers/write", "Microsoft.Network/publicIPAddresses/write", "Microsoft.Network/networkInterfaces/write",
 		"Microsoft.Resources/deployments/write", "Microsoft.Resources/tags/write", "Microsoft.Web/sites/write", "Microsoft.Web/sites/restart/action", "Microsoft.Insights/diagnosticSettings/write", "Microsoft.KeyVault/vaults/write", "Microsoft.Sql/servers/databases/write", "Microsoft.Authorization/roleAssignments/read",
+		"Microsoft.Sql/servers/write", "Microsoft.RecoveryServices/vaults/backupconfig/write", "Microsoft.Insights/metricAlerts/write", "Microsoft.Storage/storageAccounts/managementPolicies/write", "Microsoft.Network/networkWatchers/flowLogs/write",
 	}},
 	{"azure", "auditlogs", `{"category": "AuditLogs", "operationName": "NAME", "properties": {"result": "success", "activityDisplayName": "NAME", "targetResources": [{"displayName": "x", "modifiedProperties": [{"displayName": "LastDirSyncTime", "newValue": "[]"}]}]}}`, []string{
 		"Import", "Export", "Update user", "Access review ended",
@@ -40,6 +42,7 @@ var ordinary = []struct {
 	{"gcp", "gcp.audit", `{"protoPayload": {"methodName": "NAME", "serviceName": "k8s.io", "authenticationInfo": {"principalEmail": "dana@acme.example"}, "authorizationInfo": [{"granted": true, "permission": "NAME"}], "status": {}, "requestMetadata": {"callerIp": "198.51.100.23"}, "resourceName": "core/v1/namespaces/shop/x"}}`, []string{
 		"storage.objects.get", "storage.objects.list", "storage.objects.create", "storage.buckets.get", "v1.compute.instances.list", "v1.compute.instances.insert", "v1.compute.instances.start", "v1.compute.instances.delete", "google.cloud.secretmanager.v1.SecretManagerService.ListSecrets",
 		"google.iam.admin.v1.ListServiceAccounts", "google.pubsub.v1.Publisher.Publish", "google.cloud.bigquery.v2.JobService.InsertJob", "google.cloud.run.v1.Services.GetService", "google.container.v1.ClusterManager.GetCluster", "cloudsql.instances.connect",
+		"v1.compute.snapshots.insert", "google.iam.admin.v1.DeleteServiceAccountKey", "google.cloud.secretmanager.v1.SecretManagerService.AddSecretVersion", "google.login.LoginService.loginSuccess",
 		"google.iam.v2.Policies.ListPolicies", "v1.compute.instanceTemplates.insert", "cloudsql.instances.get",
 		"io.k8s.core.v1.pods.list", "io.k8s.core.v1.configmaps.get", "io.k8s.apps.v1.deployments.patch", "io.k8s.coordination.v1.leases.update",
 	}},
@@ -65,7 +68,7 @@ var ordinary = []struct {
 }
 
 // inCluster are ordinary requests to a cluster, a verb and what it is about.
-var inCluster = []string{"get pods", "list pods", "watch services", "create events", "update leases", "patch deployments", "create deployments", "create pods", "delete pods", "get configmaps", "create configmaps", "create subjectaccessreviews"}
+var inCluster = []string{"get pods", "list pods", "watch services", "create events", "update leases", "patch deployments", "create deployments", "create pods", "delete pods", "get configmaps", "create configmaps", "create subjectaccessreviews", "delete configmaps", "patch namespaces", "update serviceaccounts", "delete jobs"}
 
 // TestOrdinary has no rule that tells by itself match what is ordinary. An act that
 // is ordinary for some and telling for others has its near misses with its rule.
