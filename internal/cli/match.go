@@ -40,8 +40,11 @@ each signal that a correlation would make one more line
 {"correlation":ID,"records":[N...],...} follows, with --details of its "rule" too.
 How many records count for none, such as those without a time, is told on standard
 error. Without it correlations are
-checked and not evaluated. Rules that correlations refer to are printed for the
-records that they match either way.
+checked and not evaluated.
+
+A rule that correlations refer to makes no signal of its own, unless one of them
+says generate: true. Its matches stand under "base", and not under "rules", with
+"matches" of both.
 
 Rules that are not supported are named on standard error with file and line.`,
 		Example: `  staunch match --rules rules/ --source aws.cloudtrail events.ndjson
@@ -90,6 +93,7 @@ Rules that are not supported are named on standard error with file and line.`,
 				// Correlations of rules that are left out have nothing to count.
 				corrs, _ = loaded.docs.Compile(set, loaded.options)
 			}
+			referring := corrs
 			if !correlations {
 				corrs = nil
 			}
@@ -98,7 +102,7 @@ Rules that are not supported are named on standard error with file and line.`,
 				return err
 			}
 			defer func() { _ = in.Close() }() // read only
-			o := offline.MatchOptions{Set: set, Correlations: corrs, Format: f, All: ls != nil, Details: details, In: in, Out: cmd.OutOrStdout()}
+			o := offline.MatchOptions{Set: set, Referring: referring, Correlations: corrs, Format: f, All: ls != nil, Details: details, In: in, Out: cmd.OutOrStdout()}
 			o.Uncounted = func(n int, first error) {
 				g.errf("%d records that rules matched are left out of the correlations; %s\n", n, clean(first.Error()))
 			}
@@ -126,12 +130,16 @@ func (g *globals) matchTable(o offline.MatchOptions) error {
 	var failed error
 	err := g.printTo(o.Out, func(w io.Writer) {
 		row(w, "RECORD", "RULE", "LEVEL", "TITLE", "AUTHOR", "LICENCE", "REFERENCES")
-		o.Table = func(record int, r *sigma.Rule, broken error) {
+		o.Table = func(record int, r *sigma.Rule, base bool, broken error) {
 			if broken != nil {
 				row(w, record, "-", "-", "cannot be used: "+broken.Error(), "-", "-", "-")
 				return
 			}
-			row(w, record, r.ID, orElse(r.Level, "-"), r.Title, orElse(r.Author, "-"), orElse(r.License, "-"), orElse(text(r.References), "-"))
+			title := r.Title
+			if base {
+				title += " (counts for correlations)"
+			}
+			row(w, record, r.ID, orElse(r.Level, "-"), title, orElse(r.Author, "-"), orElse(r.License, "-"), orElse(text(r.References), "-"))
 		}
 		failed = offline.Match(o)
 	})

@@ -68,6 +68,9 @@ func (b *batch) reset() {
 // MatchOptions say what is matched and how it is told.
 type MatchOptions struct {
 	Set *sigma.Set
+	// Referring, when given, are the correlations that refer to rules of Set: matches
+	// of rules that make no signals of their own are told apart.
+	Referring *correlate.Set
 	// Correlations, when given, are evaluated over all records, and a line follows
 	// them for each signal that they would make.
 	Correlations *correlate.Set
@@ -79,8 +82,9 @@ type MatchOptions struct {
 	In      io.Reader
 	Out     io.Writer
 	// Table, when given, is told of each match and each broken record in place of
-	// lines on Out, one at a time and in the order of the records.
-	Table func(record int, r *sigma.Rule, broken error)
+	// lines on Out, one at a time and in the order of the records. base says that the
+	// rule makes no signals of its own.
+	Table func(record int, r *sigma.Rule, base bool, broken error)
 	// Uncounted, when given, is told at the end how many records matched and count
 	// for no correlation, where there are any, and of the first one why.
 	Uncounted func(n int, first error)
@@ -102,8 +106,9 @@ func InfoOf(r *sigma.Rule) RuleInfo {
 	return RuleInfo{ID: r.ID, Title: r.Title, Level: r.Level, Mode: r.Mode, Author: r.Author, License: r.License, References: r.References}
 }
 
-// Match writes, per record, {"record":N,"rules":[ids…]}, or for a broken one
-// {"record":N,"error":…} and ErrBadRecords at the end. All processors take part.
+// Match writes, per record, {"record":N,"rules":[ids…]}, with "base":[ids…] of those
+// that count for correlations alone, or for a broken one {"record":N,"error":…} and
+// ErrBadRecords at the end. All processors take part.
 func Match(o MatchOptions) error {
 	plain, err := ingest.Body(o.In, "", 1<<62)
 	if err != nil {
@@ -216,6 +221,8 @@ type worker struct {
 	sc      sigma.Scratch
 	mapped  sigma.MappedScratch
 	matched []int
+	// own and base are the parts of matched that are told apart.
+	own, base []int
 }
 
 func (m *matching) newWorker() *worker {
@@ -317,7 +324,18 @@ func (w *worker) line(dst []byte, broken error) []byte {
 	if broken != nil {
 		return appendJSON(append(dst, `"error":`...), broken.Error())
 	}
-	dst = appendList(append(dst, `"rules":`...), w.ids, w.matched)
+	w.own, w.base = w.own[:0], w.base[:0]
+	for _, n := range w.matched {
+		if w.Referring.Hidden(n) {
+			w.base = append(w.base, n)
+		} else {
+			w.own = append(w.own, n)
+		}
+	}
+	dst = appendList(append(dst, `"rules":`...), w.ids, w.own)
+	if len(w.base) > 0 {
+		dst = appendList(append(dst, `,"base":`...), w.ids, w.base)
+	}
 	if w.Details && len(w.matched) > 0 {
 		dst = appendList(append(dst, `,"matches":`...), w.infos, w.matched)
 	}
@@ -355,10 +373,10 @@ func (m *matching) write(w *bufio.Writer, b *batch, number int) (int, error) {
 			continue
 		}
 		if t.err != nil {
-			m.Table(number+i+1, nil, t.err)
+			m.Table(number+i+1, nil, false, t.err)
 		}
 		for _, n := range t.rules {
-			m.Table(number+i+1, m.Set.Rules()[n], nil)
+			m.Table(number+i+1, m.Set.Rules()[n], m.Referring.Hidden(n), nil)
 		}
 	}
 	if m.Table != nil {

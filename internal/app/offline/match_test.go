@@ -121,7 +121,7 @@ func TestMatchKeepsTheOrder(t *testing.T) {
 			t.Errorf("%s: %d bytes differ from the %d wanted", name, len(got), len(want))
 		}
 		var told, lines []string
-		_ = offline.Match(offline.MatchOptions{Set: set, Format: f, In: strings.NewReader(in), Table: func(record int, r *sigma.Rule, broken error) {
+		_ = offline.Match(offline.MatchOptions{Set: set, Format: f, In: strings.NewReader(in), Table: func(record int, r *sigma.Rule, _ bool, broken error) {
 			if broken != nil {
 				told = append(told, fmt.Sprint(record, " broken"))
 				return
