@@ -41,7 +41,7 @@ that correlations refer to have to be at PATH as well.
 
 What came of each sequence is told, and each failure with its file, event, what was
 wanted, what came, and the parts of the rule that decided; then the rule files
-without a test, and the correlations that hold in no hit. A test that stands beside
+without a test, and the correlations that hold in no hit or are left out. A test that stands beside
 no rule file of its name fails. The exit code is 3 when a test or a rule fails, or
 when there is no test.`,
 		Example: `  staunch rules test rules/

@@ -162,6 +162,11 @@ func Run(fsys fs.FS, o Options) (Report, error) {
 		wrong[e.Path] = true
 		t.fail(Failure{Place: t.place(e.Path, e.Line), Rule: e.Rule, Got: "refused: " + e.Reason})
 	}
+	// One that is left out for want of an option cannot be tested without it either.
+	for _, e := range t.correlations.Left() {
+		wrong[e.Path] = true
+		t.rep.UntestedCorrelations = append(t.rep.UntestedCorrelations, Untested{Place: t.place(e.Path, e.Line), ID: e.Rule, Rule: e.Rule, Reason: e.Reason})
+	}
 	for rules := loaded.Rules; len(rules) > 0; {
 		n := slices.IndexFunc(rules, func(r *sigma.Rule) bool { return r.Path != rules[0].Path })
 		if n < 0 {
