@@ -856,7 +856,8 @@ func (e *Engine) commit(ctx context.Context, c Case, fn func(tx store.Tx, con *s
 		if lease, ok, err = tx.Lease("con/"+con.ID, e.owner, e.leaseTime()); err != nil {
 			return err
 		} else if !ok {
-			return &errWait{d: e.opt.CallTimeout / 10, reason: "another node has the lease"}
+			// The timer comes when the lease ends: see takeOver.
+			return &errWait{d: e.opt.CallTimeout / 2, reason: "another node has the lease"}
 		}
 		// A node that was held up for long may find its lease free again, and the
 		// work done by another that had it meanwhile.
@@ -963,6 +964,13 @@ func (n *noting) over(c Case, con staunch.Containment) *Case {
 // what goes before it. When the node dies, others take the case up after so long.
 func (e *Engine) leaseTime() time.Duration { return 3 * e.opt.CallTimeout / 2 }
 
+// takeOver is when another node takes the case up, unless this one commits again:
+// a little after the lease, which is counted by the database's clock, so that the
+// first try finds it free.
+func (e *Engine) takeOver() staunch.Time {
+	return staunch.TimeOf(e.opt.Clock.Now().Add(e.leaseTime() + e.opt.CallTimeout/20))
+}
+
 // leased returns how long the lease on a case still runs, 0 where we have none.
 func (e *Engine) leased(id string) time.Duration {
 	e.mu.Lock()
@@ -996,9 +1004,9 @@ func (e *Engine) putTimer(tx store.Tx, con staunch.Containment) error {
 	at := con.Expires
 	switch {
 	case con.Phase == staunch.PhaseOpen, con.Phase == staunch.PhaseActing, con.Phase == staunch.PhaseReleasing, con.Replan:
-		at = earliest(at, staunch.TimeOf(e.opt.Clock.Now().Add(e.leaseTime())))
+		at = earliest(at, e.takeOver())
 	case con.Phase == staunch.PhaseApproval && con.Asked == nil:
-		at = earliest(at, staunch.TimeOf(e.opt.Clock.Now().Add(e.leaseTime())))
+		at = earliest(at, e.takeOver())
 	case con.Phase == staunch.PhaseWindow:
 		at = earliest(con.WindowEnds, con.Expires)
 	case con.Phase == staunch.PhaseWaiting:
