@@ -634,6 +634,11 @@ func (e *Engine) Derived(tx store.Tx, id string) error {
 	return e.lookAgain(tx, con)
 }
 
+// Seen has a case look at the platforms once more because the secret of something
+// that it contains was seen for the first time, in the caller's transaction: a platform
+// that revokes by the secret alone could do nothing before.
+func (e *Engine) Seen(tx store.Tx, con staunch.Containment) error { return e.lookAgain(tx, con) }
+
 // Again has the other open cases that contain what a released case has put back look
 // at the platforms once more. A platform names a case only what is there: grants that
 // one case had taken away were not there to be claimed by the next, and are again.

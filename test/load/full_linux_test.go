@@ -137,14 +137,21 @@ func (f *fullDisk) until(t *testing.T, most, enough int) (refused []int) {
 	return refused
 }
 
-// byHand has a person contain somebody while the disk is full.
+// byHand has a person contain somebody while the disk is full. What work under way
+// gives back may be enough for a few: they are contained when their tokens are seen.
 func (f *fullDisk) byHand(t *testing.T, refused []int) {
 	t.Helper()
-	_, err := f.api.Contain(t.Context(), api.ContainRequest{Subject: f.subjects[refused[0]].ref(), Tier: staunch.TierRevoke, Reason: "by hand"})
-	var p *client.Error
-	if !errors.As(err, &p) || p.Status != http.StatusServiceUnavailable {
-		t.Errorf("containing by hand on a full disk: %v", err)
+	for _, n := range refused[:len(refused)/2] {
+		_, err := f.api.Contain(t.Context(), api.ContainRequest{Subject: f.subjects[n].ref(), Tier: staunch.TierRevoke, Reason: "by hand"})
+		var p *client.Error
+		if errors.As(err, &p) && p.Status == http.StatusServiceUnavailable {
+			return
+		}
+		if err != nil {
+			t.Errorf("containing by hand on a full disk: %v", err)
+		}
 	}
+	t.Error("the disk is full, and people contain all the same")
 }
 
 // again posts what was refused, but for the last few.

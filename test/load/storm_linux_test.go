@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -253,4 +254,29 @@ func TestStormGenuine(t *testing.T) {
 	}
 	t.Logf("%d identities accused in earnest in %s, post → revoked: %s; all %d held %s after the last", n, time.Duration(n)*stormEvery, quantiles(took), held, settled.Round(time.Millisecond))
 	t.Logf("another source meanwhile: %s; most memory %d MiB", quantiles(meanwhile), peak)
+}
+
+// TestTokenSeenLater contains a token by its digest before anybody has shown it: it is
+// revoked as soon as a record does, not when it is used once more.
+func TestTokenSeenLater(t *testing.T) {
+	e := newEstate(t, made.Path(t), t.TempDir(), 1, raised())
+	e.start(t)
+	who := e.subjects[0]
+	o, err := e.api.Contain(t.Context(), api.ContainRequest{Subject: who.ref(), Tier: staunch.TierRevoke, Reason: "by hand"})
+	must(t, err)
+	eventually(t, time.Minute, "the case is held", func() bool {
+		c, err := e.api.Containment(t.Context(), o.Containment.ID)
+		must(t, err)
+		return c.Containment.Phase == staunch.PhaseHeld
+	})
+	if !e.auth.revoked(who.token).IsZero() {
+		t.Fatal("a token was revoked that nobody had shown")
+	}
+	a, err := e.accuse(t.Context(), "trusted", 0)
+	must(t, err)
+	if a.status != http.StatusOK {
+		t.Fatalf("the record is answered with %d: %s", a.status, a.body)
+	}
+	eventually(t, time.Minute, "the token is revoked", func() bool { return !e.auth.revoked(who.token).IsZero() })
+	e.stop(t)
 }

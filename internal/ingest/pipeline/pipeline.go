@@ -39,6 +39,7 @@ type Opener interface {
 	Open(tx store.Tx, req contain.OpenRequest) (contain.Opened, error)
 	Residual(tx store.Tx, id string, ev staunch.Event) error
 	Derived(tx store.Tx, id string) error
+	Seen(tx store.Tx, con staunch.Containment) error
 }
 
 // Teller makes notices of decisions that did not lead to a containment but that
@@ -415,6 +416,9 @@ func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet, counted *
 		return fresh, 0, err
 	}
 	for _, s := range it.secrets {
+		if err := p.seen(tx, s.ref); err != nil {
+			return false, 0, err
+		}
 		if err := tx.PutSecret(s.ref, s.until, s.blob); err != nil {
 			return false, 0, err
 		}
@@ -557,6 +561,24 @@ func (p *Pipeline) containing(tx store.Tx, it *item) ([]staunch.Containment, err
 		}
 	}
 	return cases, nil
+}
+
+// seen tells the open cases that contain a credential of its secret, where that was
+// never seen before.
+func (p *Pipeline) seen(tx store.Tx, ref staunch.Ref) error {
+	cases, err := tx.OpenContainments([]staunch.Ref{ref})
+	if err != nil || len(cases) == 0 {
+		return err
+	}
+	if _, err := tx.SecretOf(ref); !errors.Is(err, staunch.ErrNotFound) {
+		return err
+	}
+	for _, c := range cases {
+		if err := p.opt.Cases.Seen(tx, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // follow tells open cases what the event means to them: success by a contained
