@@ -591,28 +591,29 @@ func (c *cluster) final(ctx context.Context, cases map[string]string) error {
 		for _, s := range steps {
 			keys[s.ID] = true
 		}
-		own := slices.Clone(intents)
-		own = slices.DeleteFunc(own, func(n ledger.Intent) bool { return !keys[n.Key] })
+		own := slices.DeleteFunc(slices.Clone(intents), func(n ledger.Intent) bool { return !keys[n.Key] })
 		lost, doubled, repeats := j.Of(keys).Account(own, role)
 		c.Lost, c.Doubled, c.Repeats = append(c.Lost, lost...), append(c.Doubled, doubled...), c.Repeats+repeats
 		if err := c.leftovers(ctx, a, con.ID, con.Caps); err != nil {
 			return err
 		}
 	}
-	var used []string
+	// What counts by the hour or the window stays.
 	if err := a.store.View(ctx, func(r store.Reader) error {
-		names, err := r.CapsNamed("", "", 1000)
+		names, err := r.CapsNamed("open/", "", 1000)
+		if err == nil && len(names) == 0 {
+			c.wrong("no case took a place")
+		}
 		for _, name := range names {
 			cp, cerr := r.Cap(name)
-			if err = errors.Join(err, cerr); cp.Used != 0 && !strings.Contains(name, "/window/") {
-				used = append(used, fmt.Sprintf("%s: %d", name, cp.Used))
+			if err = errors.Join(err, cerr); cp.Used != 0 {
+				c.unreleased("cap %s has %d places taken", name, cp.Used)
 			}
 		}
 		return err
 	}); err != nil {
 		return err
 	}
-	c.Sent += fmt.Sprintf("        caps in use at the end: %v\n", used)
 	for what, query := range map[string]string{"events": "SELECT count(*) FROM events", "signals": "SELECT count(*) FROM signals"} {
 		n, err := a.count(ctx, query)
 		switch {
