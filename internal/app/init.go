@@ -29,16 +29,7 @@ func Init(ctx context.Context, cfg *config.Config, name string) (staunch.Secret,
 	if err := seal.Generate(cfg.KeyFile); err != nil && !errors.Is(err, os.ErrExist) {
 		return staunch.Secret{}, fmt.Errorf("making the key file: %w", err)
 	}
-	_, chain, err := openKeys(cfg)
-	if err != nil {
-		return staunch.Secret{}, err
-	}
-	st, err := openStore(ctx, cfg, chain, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return staunch.Secret{}, err
-	}
-	secret, err := firstToken(ctx, st, name)
-	return secret, errors.Join(err, st.Close())
+	return withStore(ctx, cfg, func(st store.Store) (staunch.Secret, error) { return firstToken(ctx, st, name) })
 }
 
 // Another makes one more admin's token, beside those that there are, for whoever
@@ -46,6 +37,14 @@ func Init(ctx context.Context, cfg *config.Config, name string) (staunch.Secret,
 // no other process may hold where it is SQLite, and the key file, which must be
 // there. The record log has it as one of "init".
 func Another(ctx context.Context, cfg *config.Config, name string) (staunch.Secret, error) {
+	return withStore(ctx, cfg, func(st store.Store) (staunch.Secret, error) {
+		secret, _, err := MakeToken(ctx, st, store.Token{Name: name, Role: string(auth.RoleAdmin)}, "init")
+		return secret, err
+	})
+}
+
+// withStore opens the store with the key file, for as long as the token is made.
+func withStore(ctx context.Context, cfg *config.Config, mint func(store.Store) (staunch.Secret, error)) (staunch.Secret, error) {
 	_, chain, err := openKeys(cfg)
 	if err != nil {
 		return staunch.Secret{}, err
@@ -54,7 +53,7 @@ func Another(ctx context.Context, cfg *config.Config, name string) (staunch.Secr
 	if err != nil {
 		return staunch.Secret{}, err
 	}
-	secret, _, err := MakeToken(ctx, st, store.Token{Name: name, Role: string(auth.RoleAdmin)}, "init")
+	secret, err := mint(st)
 	return secret, errors.Join(err, st.Close())
 }
 

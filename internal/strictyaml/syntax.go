@@ -2,6 +2,7 @@ package strictyaml
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"strings"
 
@@ -33,7 +34,7 @@ func Syntax(data []byte, err error) (line int, reason string) {
 		return le.Mark.Line, "a colon is not possible here: put a value that has one in quotes, or see whether the line above lacks its own, is indented otherwise or leaves a bracket open"
 	case has("could not find expected ':'"):
 		// The scanner finds out when the next line begins.
-		return or(le.ContextMark.Line, le.Mark.Line), "a colon is missing after the key, or the line is indented otherwise than those around it"
+		return cmp.Or(le.ContextMark.Line, le.Mark.Line), "a colon is missing after the key, or the line is indented otherwise than those around it"
 	case has("did not find expected key"):
 		return le.Mark.Line, "the line is indented otherwise than those around it, or something follows a closing quote or bracket"
 	case has("expected '-' indicator"):
@@ -41,26 +42,19 @@ func Syntax(data []byte, err error) (line int, reason string) {
 	case has("block sequence entries are not allowed"):
 		return le.Mark.Line, "an item of a list is not possible here: begin the list on a line of its own"
 	case has("expected ',' or ']'"):
-		return or(le.ContextMark.Line, le.Mark.Line), "the list that begins with [ in this line is not closed, or lacks a comma"
+		return cmp.Or(le.ContextMark.Line, le.Mark.Line), "the list that begins with [ in this line is not closed, or lacks a comma"
 	case has("expected ',' or '}'"):
-		return or(le.ContextMark.Line, le.Mark.Line), "the mapping that begins with { in this line is not closed, or lacks a comma"
+		return cmp.Or(le.ContextMark.Line, le.Mark.Line), "the mapping that begins with { in this line is not closed, or lacks a comma"
 	case has("unknown escape character"), has("expected hexadecimal number"), has("Unicode character escape code"):
 		return le.Mark.Line, `in double quotes \ begins an escape: use single quotes, or write it twice`
 	case has("unexpected end of stream") && strings.Contains(le.ContextMsg, "quoted scalar"):
-		return or(le.ContextMark.Line, le.Mark.Line), "the quote that begins in this line is not closed"
+		return cmp.Or(le.ContextMark.Line, le.Mark.Line), "the quote that begins in this line is not closed"
 	}
 	return le.Mark.Line, plain(msg)
 }
 
 // plain takes the library's name off a message.
 func plain(msg string) string { return strings.TrimPrefix(msg, "yaml: ") }
-
-func or(line, other int) int {
-	if line > 0 {
-		return line
-	}
-	return other
-}
 
 // lineAt returns line n of data, from 1, without its end; nil where it has none.
 func lineAt(data []byte, n int) []byte {
