@@ -193,7 +193,7 @@ type Checkpoint struct {
 	Signature string `json:"signature"`
 	// Logged is a transparency log's receipt, where it has one. It proves itself
 	// (VerifyLogged), so that no signature of ours covers it.
-	Logged *Receipt `json:"logged,omitempty"`
+	Logged *LogReceipt `json:"logged,omitempty"`
 }
 
 // Checkpoint signs heads, in any order. Sign only what a Verifier has just

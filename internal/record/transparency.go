@@ -32,7 +32,7 @@ import (
 // checkpoint says leaves the house. Ed25519 and Ed25519ph signatures of one key
 // are kept apart by the prefix that RFC 8032 gives the latter.
 //
-// What the log answers is a Receipt, and is believed in nothing: the entry is made
+// What the log answers is a LogReceipt, and is believed in nothing: the entry is made
 // anew from the checkpoint, and only what the log's signature covers counts.
 
 // Bounds of a receipt, in bytes where nothing else is said.
@@ -57,9 +57,9 @@ const (
 	keyDetails   = "PKIX_ED25519_PH"
 )
 
-// Receipt is a transparency log's proof that it has an entry, in the JSON form of
+// LogReceipt is a transparency log's proof that it has an entry, in the JSON form of
 // Sigstore's TransparencyLogEntry, so that other programs read it.
-type Receipt struct {
+type LogReceipt struct {
 	// LogIndex is the entry's number in the log, from 0, in decimal.
 	LogIndex          string         `json:"logIndex"`
 	LogID             ReceiptLog     `json:"logId"`
@@ -110,9 +110,23 @@ type Logged struct {
 // String returns it as a clause for people.
 func (l Logged) String() string {
 	if !l.Checked {
-		return "its receipt of a transparency log was not checked"
+		return "has a receipt of a transparency log, which was not checked"
 	}
 	return fmt.Sprintf("logged by %s as entry %d of a tree of %d", l.Origin, l.Entry, l.TreeSize)
+}
+
+// Claims returns the log's name and the entry's number as an unchecked receipt has
+// them, and "?" for what cannot be one.
+func (r *LogReceipt) Claims() (origin, entry string) {
+	origin, _, _ = strings.Cut(r.InclusionProof.Checkpoint.Envelope, "\n")
+	if !validOrigin(origin) {
+		origin = "?"
+	}
+	entry = r.LogIndex
+	if _, ok := decimal(entry); !ok {
+		entry = "?"
+	}
+	return origin, entry
 }
 
 // TransparencyLog knows a log by its name and its public key, and so checks what
@@ -309,11 +323,11 @@ func (cp *Checkpoint) logged(key ed25519.PublicKey, log *TransparencyLog) (*Logg
 
 // Receipt reads what the log answered to a checkpoint's LogRequest and returns it,
 // once it is verified, as it is kept. Errors are as VerifyLogged's.
-func (l *TransparencyLog) Receipt(answer []byte, cp Checkpoint, key ed25519.PublicKey) (*Receipt, Logged, error) {
+func (l *TransparencyLog) Receipt(answer []byte, cp Checkpoint, key ed25519.PublicKey) (*LogReceipt, Logged, error) {
 	if len(answer) > MaxReceipt {
 		return nil, Logged{}, fmt.Errorf("%w: receipt of %d bytes, at most %d", staunch.ErrInvalid, len(answer), MaxReceipt)
 	}
-	var r Receipt
+	var r LogReceipt
 	if err := json.Unmarshal(answer, &r); err != nil {
 		return nil, Logged{}, fmt.Errorf("%w: the receipt is not JSON of its form: %w", staunch.ErrInvalid, err)
 	}
@@ -334,8 +348,10 @@ func (l *TransparencyLog) Receipt(answer []byte, cp Checkpoint, key ed25519.Publ
 
 // verify checks everything but what the proof says twice, and returns the root of
 // the tree as well.
-func (r *Receipt) verify(cp Checkpoint, key ed25519.PublicKey, log *TransparencyLog) (Logged, []byte, error) {
-	misfit := func(what string) (Logged, []byte, error) { return Logged{}, nil, fmt.Errorf("%s: %w", what, ErrSignature) }
+func (r *LogReceipt) verify(cp Checkpoint, key ed25519.PublicKey, log *TransparencyLog) (Logged, []byte, error) {
+	misfit := func(what string) (Logged, []byte, error) {
+		return Logged{}, nil, fmt.Errorf("%s: %w", what, ErrSignature)
+	}
 	invalid := func(format string, args ...any) (Logged, []byte, error) {
 		return Logged{}, nil, fmt.Errorf("%w: "+format, append([]any{staunch.ErrInvalid}, args...)...)
 	}

@@ -61,8 +61,8 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // log could not be reached, was too busy or failed, and permanent where it refused
 // the entry or its receipt does not fit; whatever they are, nothing is known to be
 // logged.
-func (c *Client) Add(ctx context.Context, chain *record.Chain, cp record.Checkpoint) (*record.Receipt, record.Logged, error) {
-	fail := func(err error) (*record.Receipt, record.Logged, error) {
+func (c *Client) Add(ctx context.Context, chain *record.Chain, cp record.Checkpoint) (*record.LogReceipt, record.Logged, error) {
+	fail := func(err error) (*record.LogReceipt, record.Logged, error) {
 		return nil, record.Logged{}, fmt.Errorf("transparency log %s: %w", c.host, err)
 	}
 	body, err := chain.LogRequest(cp)
