@@ -232,7 +232,8 @@ func (s *Server) registerOperator() {
 			return &out[record.Report]{rep}, nil
 		})
 
-	operation(s, Route{Method: "POST", Path: "/v1/records/verify", Verb: auth.Audit, Limit: auditTimeout},
+	// A checkpoint has a head a lane, and a receipt.
+	operation(s, Route{Method: "POST", Path: "/v1/records/verify", Verb: auth.Audit, Limit: auditTimeout, Body: MaxLongBody},
 		huma.Operation{
 			OperationID: "verifyRecordsPast", Summary: "Check the record log against a checkpoint that was signed before", Tags: []string{"records"},
 			Description: "The body is the checkpoint. What it saw must still be there, which is how a log that was cut or written anew is found out. Its receipt of a transparency log is checked with `log_key`, without which a checkpoint may have none; else with the configured log's key, where it is of that log.",
@@ -275,7 +276,7 @@ func (s *Server) registerOperator() {
 			}
 			if errors.Is(err, record.ErrNotLogged) {
 				s.opt.Log.Error("having a checkpoint of the record log logged", "error", err, "request", requestID(ctx))
-				return nil, newProblem(http.StatusBadGateway, CodePlatformUnavailable, message(err)).hint("it is in the configured file and went to the channel; ask again for one that is logged")
+				return nil, newProblem(http.StatusBadGateway, CodePlatformUnavailable, message(err)).hint("what is configured as its file and channel has it all the same; ask again for one that is logged")
 			}
 			if err != nil {
 				return nil, err

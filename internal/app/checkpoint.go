@@ -168,16 +168,24 @@ func untilCheckpoint(every time.Duration, last staunch.Time, now time.Time) time
 	return min(max(every-now.Sub(last.Std()), firstCheckpoint), every)
 }
 
+// afterCheckpoint is how long after one the next is due, err being what became of
+// it.
+func afterCheckpoint(every time.Duration, err error) time.Duration {
+	if errors.Is(err, record.ErrNotLogged) {
+		return min(every, logAgain)
+	}
+	return every
+}
+
 // keepCheckpoints signs a checkpoint every so often until ctx ends.
 func (a *App) keepCheckpoints(ctx context.Context) {
 	every := a.cfg.Audit.CheckpointEvery.Std()
 	var last staunch.Time
-	sooner := min(every, logAgain)
 	due := every
 	if cp, err := lastCheckpoint(a.cfg.Audit.CheckpointFile, a.chain); err == nil && cp != nil {
 		last = cp.At
 		if a.rekor != nil && cp.Logged == nil {
-			due = sooner
+			due = afterCheckpoint(every, record.ErrNotLogged)
 		}
 		a.checkpoints.mu.Lock()
 		a.checkpoints.at = last
@@ -195,11 +203,7 @@ func (a *App) keepCheckpoints(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			a.opt.Log.Error("signing a checkpoint of the record log", "error", err)
 		}
-		if errors.Is(err, record.ErrNotLogged) {
-			t.Reset(sooner)
-		} else {
-			t.Reset(every)
-		}
+		t.Reset(afterCheckpoint(every, err))
 	}
 }
 

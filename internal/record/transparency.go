@@ -47,9 +47,9 @@ const (
 	maxLogKey   = 4 << 10
 )
 
-// ErrNotLogged says that a checkpoint was signed and kept, and that the
-// transparency log did not take it.
-var ErrNotLogged = errors.New("the checkpoint was kept, and not logged")
+// ErrNotLogged says that a checkpoint was signed, and went to where it is kept, but
+// that the transparency log did not take it.
+var ErrNotLogged = errors.New("the checkpoint was signed, but not logged")
 
 const (
 	entryKind    = "hashedrekord"
