@@ -672,6 +672,25 @@ func TestAuditMessages(t *testing.T) {
 	if _, err := CheckpointNotice("siem", large); !errors.Is(err, staunch.ErrInvalid) {
 		t.Errorf("a checkpoint that is too long: %v", err)
 	}
+	// The receipt of a transparency log goes with it where there is room for both.
+	cp.Logged = &record.LogReceipt{LogIndex: "7", CanonicalizedBody: []byte("{}")}
+	if n, err = CheckpointNotice("siem", cp); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = messageOf(n); err != nil || m.Checkpoint.Logged == nil || m.Checkpoint.Logged.LogIndex != "7" {
+		t.Errorf("%+v, %v", m.Checkpoint, err)
+	}
+	long, err := chain.Checkpoint(time.Unix(1_790_000_000, 0), heads(2000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	long.Logged = &record.LogReceipt{CanonicalizedBody: make([]byte, MaxBody/2)}
+	if n, err = CheckpointNotice("siem", long); err != nil {
+		t.Fatalf("a checkpoint whose receipt is too long: %v", err)
+	}
+	if m, err = messageOf(n); err != nil || m.Checkpoint.Logged != nil || m.Checkpoint.Verify(chain.PublicKey()) != nil || long.Logged == nil {
+		t.Errorf("a checkpoint whose receipt is too long: %v", err)
+	}
 	rows := Teller{Channels: []string{"ops", "siem"}}.LogChanged("lane node-1/0 record 7: truncated", 1_790_000_000_000_000)
 	if len(rows) != 2 {
 		t.Fatalf("%d rows", len(rows))
