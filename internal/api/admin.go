@@ -239,6 +239,13 @@ func (s *Server) registerOperator() {
 			Description: "The body is the checkpoint. What it saw must still be there, which is how a log that was cut or written anew is found out. Its receipt of a transparency log is checked with `log_key`, without which a checkpoint may have none; else with the configured log's key, where it is of that log.",
 		},
 		func(ctx context.Context, _ auth.Principal, in *verifyPastInput) (*out[record.Report], error) {
+			err := in.Body.Verify(s.opt.Chain.PublicKey())
+			if errors.Is(err, record.ErrSignature) {
+				return nil, place("signature", "the checkpoint was not signed by this log's key as it stands")
+			}
+			if err != nil {
+				return nil, err
+			}
 			logged, err := s.logged(&in.Body)
 			if in.LogKey != "" {
 				log, perr := record.ParseTransparencyLog(in.LogKey, in.LogOrigin)
@@ -252,9 +259,6 @@ func (s *Server) registerOperator() {
 				return nil, place("logged", "%v", err)
 			}
 			rep, err := s.log().Verify(ctx, &in.Body)
-			if errors.Is(err, record.ErrSignature) {
-				return nil, place("signature", "the checkpoint was not signed by this log's key as it stands")
-			}
 			if err != nil {
 				return nil, err
 			}
@@ -275,7 +279,6 @@ func (s *Server) registerOperator() {
 				return nil, newProblem(http.StatusConflict, CodeConflict, message(err)).hint("staunch audit verify says where")
 			}
 			if errors.Is(err, record.ErrNotLogged) {
-				s.opt.Log.Error("having a checkpoint of the record log logged", "error", err, "request", requestID(ctx))
 				return nil, newProblem(http.StatusBadGateway, CodePlatformUnavailable, message(err)).hint("what is configured as its file and channel has it all the same; ask again for one that is logged")
 			}
 			if err != nil {

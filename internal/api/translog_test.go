@@ -46,6 +46,8 @@ func TestVerifyLogged(t *testing.T) {
 	bare.Logged = nil
 	bent := logged(ours)
 	bent.Logged.InclusionProof.TreeSize = "9"
+	edited := here
+	edited.At++
 	long := here
 	receipt := *here.Logged
 	receipt.InclusionProof.Hashes = make([][]byte, 64)
@@ -61,11 +63,12 @@ func TestVerifyLogged(t *testing.T) {
 		"the log's before":           {before, path, 200, record.Logged{}, ""},
 		"the log's before, with key": {before, with(old), 200, record.Logged{Checked: true, Origin: old.Origin, TreeSize: 1}, ""},
 		"none":                       {bare, path, 200, record.Logged{Entry: -1}, ""},
-		"none, with a key":           {bare, with(ours), 422, record.Logged{}, "has no receipt"},
-		"another key":                {here, with(old), 422, record.Logged{}, "made under another key"},
-		"one that does not fit":      {bent, path, 422, record.Logged{}, "signature does not fit"},
-		"one that is too long":       {long, path, 422, record.Logged{}, "at most 63"},
-		"no key":                     {here, path + "?log_key=abc", 422, record.Logged{}, "log_key"},
+		"none, with a key":           {bare, with(ours), 400, record.Logged{}, "has no receipt"},
+		"another key":                {here, with(old), 400, record.Logged{}, "made under another key"},
+		"one that does not fit":      {bent, path, 400, record.Logged{}, "signature does not fit"},
+		"one that is too long":       {long, path, 400, record.Logged{}, "at most 63"},
+		"an edited checkpoint":       {edited, path, 400, record.Logged{}, "not signed by this log"},
+		"no key":                     {here, path + "?log_key=abc", 400, record.Logged{}, "log_key"},
 	} {
 		a := r.want(r.do("admin", "POST", tc.path, tc.cp), tc.status)
 		if !strings.Contains(a.Body.String(), tc.says) {

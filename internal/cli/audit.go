@@ -251,8 +251,9 @@ its checkpoint before is checked first; over a log that was changed none is sign
 
 Keep it where staunch's operators cannot write: whoever cuts or rewrites what came
 before it is found out by staunch audit verify --checkpoint. With -o json, one
-line is printed that such a file can be made of. A server can do this by itself:
-see audit in its configuration.`,
+line is printed that such a file can be made of, with the receipt of the transparency
+log where one is configured. A server can do all this by itself: see audit in its
+configuration.`,
 		Example: `  staunch audit checkpoint
   staunch audit checkpoint -o json >> checkpoints.ndjson`,
 		Args: cobra.NoArgs,
