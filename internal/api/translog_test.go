@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +51,7 @@ func TestVerifyLogged(t *testing.T) {
 	edited.At++
 	long := here
 	receipt := *here.Logged
-	receipt.InclusionProof.Hashes = make([][]byte, 64)
+	receipt.InclusionProof.Hashes = slices.Repeat([][]byte{make([]byte, 32)}, 64)
 	long.Logged = &receipt
 	for name, tc := range map[string]struct {
 		cp     record.Checkpoint

@@ -166,6 +166,9 @@ func ParseTransparencyLog(key, origin string) (*TransparencyLog, error) {
 		}
 		pub = ed25519.PublicKey(raw[1:])
 	}
+	if origin == "" {
+		return nil, fmt.Errorf("%w: a public key has no name: the log's origin is needed", staunch.ErrInvalid)
+	}
 	if !validOrigin(origin) {
 		return nil, fmt.Errorf("%w: %.300q is not a log's origin (1 to %d bytes, no blanks and no +)", staunch.ErrInvalid, origin, maxOrigin)
 	}
