@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -169,10 +170,28 @@ func TestReceiptsThatLie(t *testing.T) {
 			}
 		}
 	}
+	// signedBy has the log have an entry of the right digest that sig is under.
+	signedBy := func(sign func(digest []byte) (sig, key []byte)) func(map[string]any) {
+		return func(a map[string]any) {
+			digest := sha512.Sum512(cp.signed())
+			sig, key := sign(digest[:])
+			der, err := x509.MarshalPKIXPublicKey(ed25519.PublicKey(key))
+			if err != nil {
+				t.Fatal(err)
+			}
+			k := l.Add(canonicalEntry(digest[:], sig, der))
+			clearInto(a, l.Answer(k, k+1))
+		}
+	}
 	for name, tc := range map[string]struct {
 		lie  func(a map[string]any)
 		want error
 	}{
+		"nobody's signature":       {signedBy(func([]byte) ([]byte, []byte) { return make([]byte, 64), c.PublicKey() }), ErrSignature},
+		"no signature":             {signedBy(func([]byte) ([]byte, []byte) { return nil, c.PublicKey() }), ErrSignature},
+		"a plain signature":        {signedBy(func(d []byte) ([]byte, []byte) { return ed25519.Sign(c.sign, d), c.PublicKey() }), ErrSignature},
+		"another's signature":      {signedBy(func(d []byte) ([]byte, []byte) { return phSign(t, other, d), other.PublicKey() }), ErrSignature},
+		"another's key":            {signedBy(func(d []byte) ([]byte, []byte) { return phSign(t, c, d), other.PublicKey() }), ErrSignature},
 		"another checkpoint's":     {func(a map[string]any) { clearInto(a, l.Answer(second, size)) }, ErrSignature},
 		"nobody's entry":           {func(a map[string]any) { clearInto(a, l.Answer(0, size)) }, staunch.ErrInvalid},
 		"another log's":            {func(a map[string]any) { clearInto(a, stranger.Answer(0, 1)) }, ErrWrongKey},
@@ -207,7 +226,7 @@ func TestReceiptsThatLie(t *testing.T) {
 		"another version":           {func(a map[string]any) { a["kindVersion"] = map[string]any{"kind": "hashedrekord", "version": "0.0.3"} }, staunch.ErrInvalid},
 		"no log's id":               {func(a map[string]any) { delete(a, "logId") }, ErrWrongKey},
 		"no body":                   {func(a map[string]any) { delete(a, "canonicalizedBody") }, staunch.ErrInvalid},
-		"a long body":               {func(a map[string]any) { a["canonicalizedBody"] = b64(bytes.Repeat([]byte(" "), maxEntry+1)) }, staunch.ErrInvalid},
+		"a long body":               {func(a map[string]any) { a["canonicalizedBody"] = b64([]byte("{}" + strings.Repeat(" ", maxEntry))) }, staunch.ErrInvalid},
 		"a body with more":          {body(`"kind":`, `"hint":"x","kind":`), ErrSignature},
 		"a body in another form":    {body(`"kind":`, `"kind": `), ErrSignature},
 		"a body of another kind":    {body(`"hashedrekord"`, `"hashedrecord"`), ErrSignature},
@@ -252,12 +271,27 @@ func TestReceiptsThatLie(t *testing.T) {
 	if _, err := edited.VerifyLogged(c.PublicKey(), log); !errors.Is(err, ErrSignature) {
 		t.Errorf("an edited checkpoint: %v", err)
 	}
+	// The log knows nothing of the signature that the checkpoint has itself.
+	edited = cp
+	edited.Logged, edited.Signature = r, later.Signature
+	if _, err := edited.VerifyLogged(c.PublicKey(), log); !errors.Is(err, ErrSignature) {
+		t.Errorf("a checkpoint under another's signature: %v", err)
+	}
 	// The log's own operators cannot vouch for a checkpoint that nobody signed.
 	forged := cp
 	forged.Heads = []Head{{Lane: "a", Seq: 2, Hash: strings.Repeat("cd", 32)}}
 	if _, err := c.LogRequest(forged); !errors.Is(err, ErrSignature) {
 		t.Errorf("a request for what was not signed: %v", err)
 	}
+}
+
+func phSign(t testing.TB, c *Chain, digest []byte) []byte {
+	t.Helper()
+	sig, err := c.sign.Sign(nil, digest, hashed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sig
 }
 
 // clearInto makes a what b is.
