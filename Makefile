@@ -131,7 +131,7 @@ sim: ## play SEEDS stories of nodes that fail in every way, from SEED on, and ch
 	go test -count=1 -timeout 0 -v -run '^TestStories$$' ./internal/sim -args -seeds $(SEEDS) -seed $(SEED) $(SIMARGS)
 
 .PHONY: test-systems
-test-systems: prerequisites ## tests on Vault and an OpenID provider, built and installed on first use, then ten thousand stories
+test-systems: prerequisites ## tests on Vault, Rekor and an OpenID provider, built and installed on first use, then ten thousand stories
 	scripts/test-systems.sh
 	$(MAKE) --no-print-directory sim
 

@@ -465,6 +465,7 @@ guard: {subjects: [{type: t, kind: account, realm: r, scheme: x}]}
 notify: [{name: n, type: slack, url: u}]
 drills: [{name: d, canary: "account:r:x:y", source: s, record: "{{id}}"}]
 tls: {cert: c, key: k}
+audit: {transparency_log: {url: "https://x", key: MCowBQYDK2VwAyEAt8rlp1knGwjfbcXAYPYAkn0XiLz1x8O4t0YkEhie244=}}
 `), "staunch.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Runs the tests on the heavy real systems, those with the build tag systems:
-# builds Vault into the cache of test systems, installs the OpenID provider,
-# and runs the packages that have such tests.
+# builds Vault and Rekor into the cache of test systems, installs the OpenID
+# provider, and runs the packages that have such tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 vault_dir=$(scripts/build-vault.sh)
 export STAUNCH_VAULT_BIN=$vault_dir/vault
+rekor_dir=$(scripts/build-rekor.sh)
+export STAUNCH_REKOR_BIN=$rekor_dir/rekor-server
 
 if ! command -v npm >/dev/null 2>&1; then
 	echo "npm is missing: the OpenID provider that the tests run against is an npm package." >&2
@@ -37,6 +39,6 @@ if [ ${#tests[@]} -eq 0 ]; then
 fi
 
 go build -o .tools/bin/testsum ./scripts/testsum
-export STAUNCH_REQUIRE_POSTGRES=1 STAUNCH_REQUIRE_VAULT=1 STAUNCH_REQUIRE_OIDC=1
+export STAUNCH_REQUIRE_POSTGRES=1 STAUNCH_REQUIRE_VAULT=1 STAUNCH_REQUIRE_REKOR=1 STAUNCH_REQUIRE_OIDC=1
 scripts/go-test.sh -tags systems -count=1 -timeout 30m -run "^($(IFS='|' && echo "${tests[*]}"))\$" -- "${packages[@]}" |
-	.tools/bin/testsum -forbid '(PostgreSQL|Vault|OpenID provider) is missing'
+	.tools/bin/testsum -forbid '(PostgreSQL|Vault|Rekor|OpenID provider) is missing'

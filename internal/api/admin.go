@@ -220,40 +220,66 @@ func (s *Server) registerOperator() {
 			if err != nil {
 				return nil, err
 			}
+			logged, err := s.logged(past)
+			if err != nil {
+				return nil, newProblem(http.StatusConflict, CodeConflict, message(fmt.Errorf("the newest checkpoint was changed: %w", err)))
+			}
 			rep, err := s.log().Verify(ctx, past)
 			if err != nil {
 				return nil, err
 			}
+			rep.Logged = logged
 			return &out[record.Report]{rep}, nil
 		})
 
-	operation(s, Route{Method: "POST", Path: "/v1/records/verify", Verb: auth.Audit, Limit: auditTimeout},
+	// A checkpoint has a head a lane, and a receipt.
+	operation(s, Route{Method: "POST", Path: "/v1/records/verify", Verb: auth.Audit, Limit: auditTimeout, Body: MaxLongBody},
 		huma.Operation{
 			OperationID: "verifyRecordsPast", Summary: "Check the record log against a checkpoint that was signed before", Tags: []string{"records"},
-			Description: "The body is the checkpoint. What it saw must still be there, which is how a log that was cut or written anew is found out.",
+			Description: "The body is the checkpoint. What it saw must still be there, which is how a log that was cut or written anew is found out. Its receipt of a transparency log is checked with `log_key`, without which a checkpoint may have none; else with the configured log's key, where it is of that log.",
 		},
-		func(ctx context.Context, _ auth.Principal, in *struct{ Body record.Checkpoint }) (*out[record.Report], error) {
-			rep, err := s.log().Verify(ctx, &in.Body)
+		func(ctx context.Context, _ auth.Principal, in *verifyPastInput) (*out[record.Report], error) {
+			err := in.Body.Verify(s.opt.Chain.PublicKey())
 			if errors.Is(err, record.ErrSignature) {
 				return nil, place("signature", "the checkpoint was not signed by this log's key as it stands")
 			}
 			if err != nil {
 				return nil, err
 			}
+			logged, err := s.logged(&in.Body)
+			if in.LogKey != "" {
+				log, perr := record.ParseTransparencyLog(in.LogKey, in.LogOrigin)
+				if perr != nil {
+					return nil, place("log_key", "%v", perr)
+				}
+				logged = new(record.Logged)
+				*logged, err = in.Body.VerifyLogged(s.opt.Chain.PublicKey(), log)
+			}
+			if err != nil {
+				return nil, place("logged", "%v", err)
+			}
+			rep, err := s.log().Verify(ctx, &in.Body)
+			if err != nil {
+				return nil, err
+			}
+			rep.Logged = logged
 			return &out[record.Report]{rep}, nil
 		})
 
 	operation(s, Route{Method: "POST", Path: "/v1/records/checkpoint", Verb: auth.Audit, Limit: auditTimeout},
 		huma.Operation{
 			OperationID: "checkpointRecords", Summary: "Sign a checkpoint of the record log", Tags: []string{"records"},
-			Description: "What came since the checkpoint before is checked first; a log that was changed gives 409 and no checkpoint. It goes to the configured file and channel as well. Keep it in another place to check later logs against.",
-			Errors:      []int{http.StatusConflict},
+			Description: "What came since the checkpoint before is checked first; a log that was changed gives 409 and no checkpoint. It goes to the configured file, channel and transparency log as well; where only the last did not take it, the answer is 502. Keep it in another place to check later logs against.",
+			Errors:      []int{http.StatusConflict, http.StatusBadGateway},
 		},
 		func(ctx context.Context, _ auth.Principal, _ *struct{}) (*out[record.Checkpoint], error) {
 			cp, err := s.opt.Operator.Checkpoint(ctx)
 			if errors.Is(err, record.ErrBroken) {
 				s.opt.Log.Error("the record log was changed", "error", err, "request", requestID(ctx))
 				return nil, newProblem(http.StatusConflict, CodeConflict, message(err)).hint("staunch audit verify says where")
+			}
+			if errors.Is(err, record.ErrNotLogged) {
+				return nil, newProblem(http.StatusBadGateway, CodePlatformUnavailable, message(err)).hint("what is configured as its file and channel has it all the same; ask again for one that is logged")
 			}
 			if err != nil {
 				return nil, err
@@ -262,6 +288,30 @@ func (s *Server) registerOperator() {
 		})
 
 	s.handle(Route{Method: "GET", Path: pathExport, Verb: auth.Audit, Limit: auditTimeout}, s.export)
+}
+
+// verifyPastInput is a checkpoint, and the transparency log that is to have it.
+type verifyPastInput struct {
+	LogKey    string `query:"log_key" maxLength:"4096" doc:"A transparency log's public key: the checkpoint has to have its receipt"`
+	LogOrigin string `query:"log_origin" maxLength:"255" doc:"The name that the log signs under, where the key has none"`
+	Body      record.Checkpoint
+}
+
+// logged is what a checkpoint's receipt says, as far as the configured log's key
+// can tell: of another log, such as the one before, it is not checked. It is nil
+// where there is none.
+func (s *Server) logged(cp *record.Checkpoint) (*record.Logged, error) {
+	switch {
+	case cp == nil || cp.Logged == nil:
+		return nil, nil
+	case s.opt.TransparencyLog == nil:
+		return &record.Logged{}, nil
+	}
+	l, err := cp.VerifyLogged(s.opt.Chain.PublicKey(), s.opt.TransparencyLog)
+	if errors.Is(err, record.ErrWrongKey) {
+		return &record.Logged{}, nil
+	}
+	return &l, err
 }
 
 // log is the store's record log.

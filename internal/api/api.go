@@ -115,7 +115,8 @@ type Operator interface {
 	PreviewRetention(ctx context.Context) (store.Sweep, error)
 	// Checkpoint signs a checkpoint of the record log, and takes it to where the
 	// configuration says. The error wraps record.ErrBroken, and nothing is signed,
-	// where the log was changed.
+	// where the log was changed; and record.ErrNotLogged where one was signed and
+	// kept, and the transparency log did not take it.
 	Checkpoint(ctx context.Context) (record.Checkpoint, error)
 	// LastCheckpoint returns the newest checkpoint that this node knows of, nil for
 	// none.
@@ -132,7 +133,7 @@ type Operator interface {
 	Ready(ctx context.Context) error
 }
 
-// Options are what the API works with. All but Metrics, TLS, Log, Clock,
+// Options are what the API works with. All but TransparencyLog, Metrics, TLS, Log, Clock,
 // Version and Observe are required.
 type Options struct {
 	Store     store.Store
@@ -147,6 +148,8 @@ type Options struct {
 	Drill     Driller
 	// Chain checks and exports the record log.
 	Chain *record.Chain
+	// TransparencyLog is the log that has the checkpoints; nil for none.
+	TransparencyLog *record.TransparencyLog
 	// Metrics serves /metrics; without it the endpoint answers 404.
 	Metrics http.Handler
 	// MetricsOpen serves it without a token (config.Config.MetricsOpen).

@@ -34,6 +34,7 @@ import (
 	"github.com/staunch-project/staunch/internal/inventory"
 	"github.com/staunch-project/staunch/internal/notify"
 	"github.com/staunch-project/staunch/internal/record"
+	"github.com/staunch-project/staunch/internal/record/rekor"
 	"github.com/staunch-project/staunch/internal/retain"
 	"github.com/staunch-project/staunch/internal/seal"
 	"github.com/staunch-project/staunch/internal/store"
@@ -79,6 +80,7 @@ type App struct {
 
 	logins      logins
 	checkpoints checkpoints
+	rekor       *rekor.Client // nil for no transparency log
 	drills      drills
 	comings     comings
 	sweeper     *retain.Sweeper
@@ -162,6 +164,12 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 	if err = a.openNotify(); err != nil {
 		return nil, err
 	}
+	if t := cfg.Audit.TransparencyLog; t != nil {
+		if a.rekor, err = rekor.New(t.URL, t.Log(), 0); err != nil {
+			return nil, fmt.Errorf("preparing the transparency log: %w", err)
+		}
+		a.closers = append(a.closers, a.rekor.Close)
+	}
 	a.guard = a.newGuard()
 	if a.engine, err = contain.New(contain.Options{
 		Store: a.store, Connectors: a.conns, Sealer: a.keys, Guard: a.guard, Lineage: lineage{a.inv},
@@ -198,7 +206,7 @@ func New(ctx context.Context, setup *Setup, opt Options) (_ *App, err error) {
 	if a.api, err = api.New(api.Options{
 		Store: a.store, Auth: a.auth, Ingest: ingester{a}, Cases: cases{a}, Knowledge: knowledge{a}, Guard: evaluator{a.guard},
 		Operator: operator{a}, Rehearse: &rehearser{a: a}, Trust: truster{a}, Drill: driller{a}, Chain: a.chain, Metrics: metrics, MetricsOpen: cfg.MetricsOpen, URL: cfg.URL,
-		TLS: cfg.TLS, Version: opt.Version, Clock: opt.Clock, Log: opt.Log,
+		TLS: cfg.TLS, Version: opt.Version, Clock: opt.Clock, Log: opt.Log, TransparencyLog: logOf(cfg),
 	}); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/config"
 	"github.com/staunch-project/staunch/internal/connector"
 	"github.com/staunch-project/staunch/internal/notify"
 	"github.com/staunch-project/staunch/internal/record"
@@ -33,12 +34,33 @@ type checkpoints struct {
 	// at is when the newest was signed, failed why none could be signed since.
 	at     staunch.Time
 	failed error
+	// unlogged is since when none was taken by the transparency log, 0 for the
+	// newest was, and notLogged why.
+	unlogged  staunch.Time
+	notLogged error
 }
 
 // tellAgain is how often people are told of a log that was changed.
 const tellAgain = time.Hour
 
-// checkpoint signs a checkpoint and takes it to the configured file and channel.
+// logAgain is how soon another checkpoint is signed after one that the
+// transparency log did not take.
+const logAgain = 5 * time.Minute
+
+// channelTimeout bounds how long it takes to have a checkpoint in the outbox.
+const channelTimeout = 15 * time.Second
+
+// logOf returns what checks the configured transparency log, nil for none.
+func logOf(cfg *config.Config) *record.TransparencyLog {
+	if t := cfg.Audit.TransparencyLog; t != nil {
+		return t.Log()
+	}
+	return nil
+}
+
+// checkpoint signs a checkpoint and takes it to the configured transparency log,
+// file and channel. Where only the first did not take it, it is returned all the
+// same, and the error wraps record.ErrNotLogged.
 func (a *App) checkpoint(ctx context.Context) (record.Checkpoint, error) {
 	c := &a.checkpoints
 	c.making.Lock()
@@ -46,9 +68,16 @@ func (a *App) checkpoint(ctx context.Context) (record.Checkpoint, error) {
 	cp, err := a.makeCheckpoint(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.failed = err
-	if err == nil {
-		c.at = cp.At
+	switch {
+	case errors.Is(err, record.ErrNotLogged):
+		c.at, c.failed, c.notLogged = cp.At, nil, err
+		if c.unlogged == 0 {
+			c.unlogged = cp.At
+		}
+	case err == nil:
+		c.at, c.failed, c.unlogged, c.notLogged = cp.At, nil, 0, nil
+	default:
+		c.failed = err
 	}
 	return cp, err
 }
@@ -71,6 +100,13 @@ func (a *App) makeCheckpoint(ctx context.Context) (record.Checkpoint, error) {
 	if err != nil {
 		return record.Checkpoint{}, err
 	}
+	var notLogged error
+	if a.rekor != nil {
+		if cp.Logged, _, err = a.rekor.Add(ctx, a.chain, cp); err != nil {
+			// Whatever is wrong with the log, the file and the channel get theirs.
+			notLogged = fmt.Errorf("%w: %w", record.ErrNotLogged, err)
+		}
+	}
 	if file != "" {
 		if err := appendCheckpoint(file, cp); err != nil {
 			return record.Checkpoint{}, err
@@ -78,6 +114,9 @@ func (a *App) makeCheckpoint(ctx context.Context) (record.Checkpoint, error) {
 	}
 	if name := a.cfg.Audit.CheckpointChannel; name != "" {
 		n, err := notify.CheckpointNotice(name, cp)
+		// The log may have taken all the time that the caller had.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), channelTimeout)
+		defer cancel()
 		if err == nil {
 			err = a.put(ctx, n)
 		}
@@ -86,7 +125,7 @@ func (a *App) makeCheckpoint(ctx context.Context) (record.Checkpoint, error) {
 		}
 	}
 	c.last = &cp
-	return cp, nil
+	return cp, notLogged
 }
 
 // put puts notices in the outbox and has it looked at.
@@ -129,17 +168,30 @@ func untilCheckpoint(every time.Duration, last staunch.Time, now time.Time) time
 	return min(max(every-now.Sub(last.Std()), firstCheckpoint), every)
 }
 
+// afterCheckpoint is how long after one the next is due, err being what became of
+// it.
+func afterCheckpoint(every time.Duration, err error) time.Duration {
+	if errors.Is(err, record.ErrNotLogged) {
+		return min(every, logAgain)
+	}
+	return every
+}
+
 // keepCheckpoints signs a checkpoint every so often until ctx ends.
 func (a *App) keepCheckpoints(ctx context.Context) {
 	every := a.cfg.Audit.CheckpointEvery.Std()
 	var last staunch.Time
+	due := every
 	if cp, err := lastCheckpoint(a.cfg.Audit.CheckpointFile, a.chain); err == nil && cp != nil {
 		last = cp.At
+		if a.rekor != nil && cp.Logged == nil {
+			due = afterCheckpoint(every, record.ErrNotLogged)
+		}
 		a.checkpoints.mu.Lock()
 		a.checkpoints.at = last
 		a.checkpoints.mu.Unlock()
 	}
-	t := time.NewTimer(untilCheckpoint(every, last, a.opt.Clock.Now()))
+	t := time.NewTimer(untilCheckpoint(due, last, a.opt.Clock.Now()))
 	defer t.Stop()
 	for {
 		select {
@@ -147,10 +199,11 @@ func (a *App) keepCheckpoints(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		if _, err := a.checkpoint(ctx); err != nil && ctx.Err() == nil {
+		_, err := a.checkpoint(ctx)
+		if err != nil && ctx.Err() == nil {
 			a.opt.Log.Error("signing a checkpoint of the record log", "error", err)
 		}
-		t.Reset(every)
+		t.Reset(afterCheckpoint(every, err))
 	}
 }
 
@@ -167,6 +220,11 @@ func (a *App) checkCheckpoints() []connector.Finding {
 		return []connector.Finding{{Severity: "error", Message: "none could be signed: " + c.failed.Error()}}
 	case every > 0 && c.at != 0 && age > 2*every:
 		return []connector.Finding{{Severity: "warning", Message: fmt.Sprintf("the newest is %s old, and one is due every %s", age, every)}}
+	case c.notLogged != nil:
+		return []connector.Finding{{
+			Severity: "error", Message: fmt.Sprintf("none was logged since %s: %v", c.unlogged, c.notLogged),
+			Hint: "they are signed and kept all the same; see audit.transparency_log",
+		}}
 	}
 	return nil
 }

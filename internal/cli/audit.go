@@ -32,7 +32,7 @@ func newAuditCmd(g *globals) *cobra.Command {
 }
 
 func newAuditVerifyCmd(g *globals) *cobra.Command {
-	var export, evidence, keyFile, publicKey, checkpoint string
+	var export, evidence, keyFile, publicKey, checkpoint, logKey, logOrigin string
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Verify the record log, on the server or in an export, or a bundle of evidence",
@@ -47,6 +47,13 @@ how a log that was cut or written anew is found out. It is a file whose last lin
 is one: an earlier export, the file that the server appends checkpoints to, or the
 body of a webhook.
 
+Where the checkpoint was logged, --log-key has its receipt checked with the key of
+the transparency log, without asking the log; a checkpoint without a receipt is
+then refused. It is a verifier key (name+hash+base64), or a public key in base64 or
+PEM form together with --log-origin, or a file with one. The server takes the key
+of the log that it is configured with by itself. --checkpoint with --key-file or
+--public-key, and no export, checks the checkpoint and its receipt alone.
+
 --evidence checks a bundle that staunch evidence wrote: that it is what the server
 signed. Together with --export, the export must have every record that the bundle
 has.
@@ -54,6 +61,7 @@ has.
 The exit code is 3 for a log or a bundle that was changed.`,
 		Example: `  staunch audit verify --checkpoint checkpoints.ndjson
   staunch audit verify --export today.ndjson --key-file staunch.key --checkpoint last-week.ndjson
+  staunch audit verify --checkpoint checkpoints.ndjson --public-key 3b6a27bc… --log-key log.pub --log-origin log.example.org
   staunch audit verify --export - --public-key 3b6a27bc… < today.ndjson
   staunch audit verify --evidence evidence.json --public-key 3b6a27bc… --export today.ndjson`,
 		Args: cobra.NoArgs,
@@ -65,17 +73,27 @@ The exit code is 3 for a log or a bundle that was changed.`,
 					return err
 				}
 			}
-			if export == "" && evidence == "" {
-				if keyFile+publicKey != "" {
-					return usagef("--key-file and --public-key are for --export and --evidence")
+			log, err := transparencyLog(logKey, logOrigin)
+			switch {
+			case err != nil:
+				return err
+			case log != nil && past == nil:
+				return usagef("--log-key is for a checkpoint that was logged: give --checkpoint as well")
+			}
+			if export == "" && evidence == "" && keyFile+publicKey != "" {
+				if past == nil {
+					return usagef("--key-file and --public-key are for --export, --evidence and --checkpoint")
 				}
+				return g.verifyCheckpoint(*past, log, keyFile, publicKey)
+			}
+			if export == "" && evidence == "" {
 				return g.withClient(func(c *client.Client) error {
 					var rep record.Report
 					var err error
 					if past == nil {
 						rep, err = c.Verify(cmd.Context())
 					} else {
-						rep, err = c.VerifyPast(cmd.Context(), *past)
+						rep, err = c.VerifyPast(cmd.Context(), *past, log)
 					}
 					if err != nil {
 						return err
@@ -93,7 +111,7 @@ The exit code is 3 for a log or a bundle that was changed.`,
 			if err != nil {
 				return err
 			}
-			opt.Past = past
+			opt.Past, opt.Log = past, log
 			if evidence != "" {
 				e, rep, err := verifyFile(g, evidence, func(in io.Reader) (record.Evidence, record.Report, error) {
 					return record.VerifyEvidence(in, opt)
@@ -122,7 +140,78 @@ The exit code is 3 for a log or a bundle that was changed.`,
 	f.StringVar(&keyFile, "key-file", "", "the server's key file")
 	f.StringVar(&publicKey, "public-key", "", "the log's public key in hex, from the operators and not from the export")
 	f.StringVar(&checkpoint, "checkpoint", "", "a file that ends in an earlier checkpoint, which must still hold")
+	f.StringVar(&logKey, "log-key", "", "the key of the transparency log that must have the checkpoint, or a file with it")
+	f.StringVar(&logOrigin, "log-origin", "", "the name that the transparency log signs under, where the key has none")
 	return cmd
+}
+
+// maxKeyFile bounds a file with a transparency log's key, in bytes.
+const maxKeyFile = 64 << 10
+
+// transparencyLog reads --log-key and --log-origin; nil for neither.
+func transparencyLog(key, origin string) (*record.TransparencyLog, error) {
+	if key == "" {
+		if origin != "" {
+			return nil, usagef("--log-origin is for --log-key")
+		}
+		return nil, nil
+	}
+	// A key in PEM form has line feeds, and no key is the path of a file.
+	if f, err := os.Open(key); err == nil {
+		b, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, fmt.Errorf("reading the transparency log's key: %w", err)
+		}
+		key = string(b)
+	}
+	log, err := record.ParseTransparencyLog(key, origin)
+	if err != nil {
+		return nil, usagef("--log-key and --log-origin: %w", err)
+	}
+	return log, nil
+}
+
+// verifyCheckpoint checks a checkpoint by itself: that it was signed as it stands,
+// and that the log, where one is given, has it.
+func (g *globals) verifyCheckpoint(cp record.Checkpoint, log *record.TransparencyLog, keyFile, publicKey string) error {
+	opt, err := verifyOptions(keyFile, publicKey)
+	if err != nil {
+		return err
+	}
+	key := opt.PublicKey
+	if opt.Chain != nil {
+		key = opt.Chain.PublicKey()
+	}
+	if err := cp.Verify(key); err != nil {
+		return err
+	}
+	// The report has no records: the checkpoint alone was looked at.
+	rep := record.Report{V: staunch.Version, Heads: cp.Heads, Signed: true, Checkpoint: &cp, Breaks: []record.Break{}}
+	switch {
+	case log != nil:
+		logged, err := cp.VerifyLogged(key, log)
+		if err != nil {
+			return err
+		}
+		rep.Logged = &logged
+	case cp.Logged != nil:
+		rep.Logged = &record.Logged{}
+	}
+	return g.print(rep, func(w io.Writer) {
+		row(w, fmt.Sprintf("checkpoint of %s with %s: the signature fits", cp.At, count(len(cp.Heads), "lane")))
+		logged(w, rep.Logged)
+	})
+}
+
+// logged prints what the receipt of a checkpoint says.
+func logged(w io.Writer, l *record.Logged) {
+	switch {
+	case l == nil:
+	case l.Checked:
+		row(w, "the checkpoint was "+l.String())
+	default:
+		row(w, "the checkpoint "+l.String()+": give --log-key")
+	}
 }
 
 // unpacked reads gzip as what is in it, and all else as it is.
@@ -162,8 +251,9 @@ its checkpoint before is checked first; over a log that was changed none is sign
 
 Keep it where staunch's operators cannot write: whoever cuts or rewrites what came
 before it is found out by staunch audit verify --checkpoint. With -o json, one
-line is printed that such a file can be made of. A server can do this by itself:
-see audit in its configuration.`,
+line is printed that such a file can be made of, with the receipt of the transparency
+log where one is configured. A server can do all this by itself: see audit in its
+configuration.`,
 		Example: `  staunch audit checkpoint
   staunch audit checkpoint -o json >> checkpoints.ndjson`,
 		Args: cobra.NoArgs,
@@ -187,6 +277,10 @@ see audit in its configuration.`,
 						row(w, h.Lane, h.Seq, h.Hash)
 					}
 					row(w, "signed at "+shortTime(cp.At)+":", "", cp.Signature)
+					if cp.Logged != nil { // the server has checked it
+						origin, entry := cp.Logged.Claims()
+						row(w, "logged by "+origin+":", entry, "")
+					}
 				})
 			})
 		},
@@ -231,6 +325,7 @@ func (g *globals) report(what string, rep record.Report) error {
 			how += ", the signature fits"
 		}
 		row(w, fmt.Sprintf("%s in %s: %s", count(int(rep.Records), "record"), count(len(rep.Heads), "lane"), how))
+		logged(w, rep.Logged)
 		for _, b := range rep.Breaks {
 			row(w, b)
 		}

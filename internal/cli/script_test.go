@@ -17,6 +17,7 @@ import (
 
 	"github.com/staunch-project/staunch/internal/app"
 	"github.com/staunch-project/staunch/internal/config"
+	"github.com/staunch-project/staunch/internal/record/rekor/fakelog"
 )
 
 // TestMain lets the scripts run staunch itself: the test's own program, under
@@ -29,7 +30,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// TestScripts tells stories, one a file. $NOW is when it began. Beside
+// TestScripts tells stories, one a file. $NOW is when it began; a transparency log
+// named log.example.org is at $LOG_URL, with the key $LOG_KEY or $LOG_VKEY. Beside
 // testscript's own commands there are:
 //
 //	code N COMMAND…         run the command and want exit code N
@@ -41,6 +43,7 @@ func TestMain(m *testing.M) {
 //	                        run the command until its stdout has a match
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	log := fakelog.Start(t, "log.example.org")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -48,6 +51,9 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/.config")
+			e.Setenv("LOG_URL", log.URL)
+			e.Setenv("LOG_KEY", log.Key)
+			e.Setenv("LOG_VKEY", log.VerifierKey)
 			e.Setenv("NOW", time.Now().UTC().Format(time.RFC3339))
 			return nil
 		},

@@ -26,6 +26,8 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/staunch-project/staunch"
+	"github.com/staunch-project/staunch/internal/outbound"
+	"github.com/staunch-project/staunch/internal/record"
 	"github.com/staunch-project/staunch/internal/strictyaml"
 )
 
@@ -111,6 +113,48 @@ type Audit struct {
 	CheckpointFile string `yaml:"checkpoint_file" json:"checkpoint_file,omitempty"`
 	// CheckpointChannel is a channel of type webhook that they are sent to.
 	CheckpointChannel string `yaml:"checkpoint_channel" json:"checkpoint_channel,omitempty"`
+	// TransparencyLog, when given, takes every checkpoint.
+	TransparencyLog *TransparencyLog `yaml:"transparency_log" json:"transparency_log,omitempty"`
+}
+
+// TransparencyLog is a log of Rekor v2 that anybody can read and nobody can take
+// an entry out of.
+type TransparencyLog struct {
+	// URL is the log's address: https, or http of loopback.
+	URL string `yaml:"url" json:"url"`
+	// Key is the log's public key: a signed note's verifier key, or a PKIX public
+	// key in base64 or PEM form.
+	Key string `yaml:"key" json:"key"`
+	// Origin is the name that the log signs under; default the key's name, or the
+	// URL's host.
+	Origin string `yaml:"origin" json:"origin,omitempty"`
+
+	log *record.TransparencyLog
+}
+
+// Log returns what checks the log's signatures.
+func (t *TransparencyLog) Log() *record.TransparencyLog { return t.log }
+
+// check reads the key.
+func (t *TransparencyLog) check(bad func(line int, field, format string, args ...any)) {
+	const f = "audit.transparency_log."
+	if err := outbound.CheckURL(t.URL); err != nil {
+		bad(0, f+"url", "%v", err)
+	}
+	if t.Key == "" {
+		bad(0, f+"key", "is missing: without it nobody knows what the log signed")
+		return
+	}
+	var err error
+	if t.log, err = record.ParseTransparencyLog(t.Key, t.Origin); err != nil && t.Origin == "" {
+		// Not a key that has a name.
+		if u, uerr := url.Parse(t.URL); uerr == nil {
+			t.log, err = record.ParseTransparencyLog(t.Key, u.Hostname())
+		}
+	}
+	if err != nil {
+		bad(0, f+"key", "%v", err)
+	}
 }
 
 // Log says how to log.
@@ -722,6 +766,9 @@ func (c *Config) check() error {
 	}
 	if name := c.Audit.CheckpointChannel; name != "" && !slices.ContainsFunc(c.Notify, func(n Channel) bool { return n.Name == name && n.Type == "webhook" }) {
 		bad(0, "audit.checkpoint_channel", "%q is not a channel of type webhook", name)
+	}
+	if t := c.Audit.TransparencyLog; t != nil {
+		t.check(bad)
 	}
 	c.Retention.check(c, bad)
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {

@@ -100,6 +100,32 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// The same key of a transparency log in two forms.
+const (
+	logKey      = "MCowBQYDK2VwAyEAt8rlp1knGwjfbcXAYPYAkn0XiLz1x8O4t0YkEhie244="
+	verifierKey = "log.example.org/one+9ae2219c+AbfK5adZJxsI323FwGD2AJJ9F4i89cfDuLdGJBIYntuO"
+)
+
+// TestTransparencyLog: the origin is the key's name, or else what is given, or
+// else the address's host.
+func TestTransparencyLog(t *testing.T) {
+	for in, want := range map[string]string{
+		"{url: 'https://log.example.org:8443/x', key: '" + logKey + "'}":              "log.example.org",
+		"{url: 'http://127.0.0.1:3000', key: '" + logKey + "', origin: rekor.test}":   "rekor.test",
+		"{url: 'https://log.example.org', key: '" + verifierKey + "'}":                "log.example.org/one",
+		"{url: 'https://x', key: '" + verifierKey + "', origin: log.example.org/one}": "log.example.org/one",
+	} {
+		c, err := Parse([]byte("audit: {transparency_log: "+in+"}\n"), "c.yaml")
+		if err != nil {
+			t.Errorf("%s: %v", in, err)
+			continue
+		}
+		if l := c.Audit.TransparencyLog.Log(); l.Origin() != want || l.Key() != logKey {
+			t.Errorf("%s: the log is %s with the key %s", in, l.Origin(), l.Key())
+		}
+	}
+}
+
 // refusals are configurations that are refused, and what the error has.
 func refusals() map[string]struct{ in, want string } {
 	return map[string]struct{ in, want string }{
@@ -127,6 +153,11 @@ func refusals() map[string]struct{ in, want string } {
 		"unsigned webhook":    {"notify: [{name: a, type: webhook, url: 'https://x'}]\n", "signed"},
 		"checkpoints often":   {"audit: {checkpoint_every: 5s}\n", "at least 1m0s"},
 		"checkpoints nowhere": {"audit: {checkpoint_channel: a}\nnotify: [{name: a, type: slack, url: 'https://x'}]\n", "not a channel of type webhook"},
+		"log without key":     {"audit: {transparency_log: {url: 'https://log.example.org'}}\n", "audit.transparency_log.key: is missing"},
+		"log without url":     {"audit: {transparency_log: {key: '" + logKey + "'}}\n", "audit.transparency_log.url"},
+		"log in the clear":    {"audit: {transparency_log: {url: 'http://log.example.org', key: '" + logKey + "'}}\n", "audit.transparency_log.url: invalid: is http"},
+		"log not a key":       {"audit: {transparency_log: {url: 'https://log.example.org', key: YWJj}}\n", "audit.transparency_log.key"},
+		"log other name":      {"audit: {transparency_log: {url: 'https://log.example.org', key: '" + verifierKey + "', origin: other}}\n", "is that of \"log.example.org/one\""},
 		"drill source":        {"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"account:r:x:y\", source: t, record: \"{{id}}\"}]\n", "not a configured source"},
 		"drill canary":        {"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"identity:everybody\", source: s, record: \"{{id}}\"}]\n", "not an account, credential or session"},
 		"drill label":         {"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: \"account:r:x:y\", source: s, record: \"x\"}]\n", "has to carry {{id}}"},

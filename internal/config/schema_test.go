@@ -63,6 +63,7 @@ func TestSchemaAgrees(t *testing.T) {
 		"sources: [{name: s, format: json, realm: r}]\ndrills: [{name: d, canary: 'account:r:x:y', source: s, records: ['{{id}} {{n}}', 'b {{id}} {{n}}'], repeat: 250, apart: 5s}]\n",
 		"sources: [{name: s, format: json, realm: r, origin: log}]\ndrills: [{name: d, canary: 'account:r:x:y', source: s, record: '{{id}}', every: 1h, within: 5s, restore_within: 5s}]\n",
 		"retention: {events: 45d, signals: forever, facts: forever, notices: 36h, max_size: 20GiB}\n",
+		"audit: {transparency_log: {url: 'https://log.example.org', key: '" + logKey + "', origin: log.example.org/one}}\n",
 		"audit: {checkpoint_every: 1h, checkpoint_file: x, checkpoint_channel: a}\nnotify: [{name: a, type: webhook, url: 'https://x', secret: whsec_x}]\n",
 	} {
 		if _, err := Parse([]byte(good), "c.yaml"); err != nil {
@@ -75,7 +76,7 @@ func TestSchemaAgrees(t *testing.T) {
 	// What one part says of another is beyond a schema.
 	beyond := []string{
 		"version", "wide without tls", "metrics open wide", "realm twice", "realm name", "generic no mapping", "source slash",
-		"unsigned webhook", "checkpoints often", "checkpoints nowhere", "environment", "file",
+		"unsigned webhook", "checkpoints often", "checkpoints nowhere", "log in the clear", "log not a key", "log other name", "environment", "file",
 		"drill source", "drill canary", "drill label", "drill record", "drill both", "drill label of one", "drill same", "drill same again",
 		"drill many", "drill large", "drill few", "drill apart", "drill often", "drill twice", "drill patience", "revoke sources", "trust", "origin",
 		"retention order", "retention trust", "retention small", "retention postgres",
@@ -88,7 +89,7 @@ func TestSchemaAgrees(t *testing.T) {
 	}
 	// An unknown key is refused at every level by both.
 	for _, bad := range []string{
-		"nosuch: 1\n", "tls: {nosuch: 1}\n", "log: {nosuch: 1}\n", "guard: {nosuch: 1}\n", "audit: {nosuch: 1}\n", "retention: {nosuch: 1}\n", "suspicion: {nosuch: 1}\n",
+		"nosuch: 1\n", "tls: {nosuch: 1}\n", "log: {nosuch: 1}\n", "guard: {nosuch: 1}\n", "audit: {nosuch: 1}\n", "audit: {transparency_log: {url: 'https://x', key: '" + logKey + "', nosuch: 1}}\n", "retention: {nosuch: 1}\n", "suspicion: {nosuch: 1}\n",
 		"realms: [{name: a, platform: vault, nosuch: 1}]\n", "sources: [{name: a, format: json, realm: r, nosuch: 1}]\n",
 		"sources: [{name: a, format: json, realm: r, tail: {path: x, nosuch: 1}}]\n", "notify: [{name: a, type: slack, url: u, nosuch: 1}]\n",
 		"guard: {subjects: [{type: t, kind: account, realm: r, scheme: s, nosuch: 1}]}\n",

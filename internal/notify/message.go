@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -224,14 +225,21 @@ func (t Teller) DecisionNotices(d staunch.Decision, now staunch.Time) []store.No
 }
 
 // CheckpointNotice returns the row that has a checkpoint of the record log sent to
-// a channel of type webhook. The error wraps staunch.ErrInvalid where the log has
-// so many lanes that it is too long for a message.
+// a channel of type webhook, without its receipt where there is no room for it. The
+// error wraps staunch.ErrInvalid where the log has so many lanes that it is too
+// long for a message.
 func CheckpointNotice(channel string, cp record.Checkpoint) (store.Notice, error) {
 	m := Message{
 		V: staunch.Version, ID: newID("msg", string(KindCheckpoint), channel, cp.Signature), Kind: KindCheckpoint,
 		Why: []string{"a signed checkpoint of the record log: keep it"}, At: cp.At, Checkpoint: &cp,
 	}
-	return m.Notice(channel, cp.At)
+	n, err := m.Notice(channel, cp.At)
+	if errors.Is(err, staunch.ErrInvalid) && cp.Logged != nil {
+		// The receipt is no reason to keep it from the channel.
+		m.Checkpoint.Logged = nil
+		n, err = m.Notice(channel, cp.At)
+	}
+	return n, err
 }
 
 // LogChanged returns rows that tell every channel that the record log is not what

@@ -428,15 +428,6 @@ func TestASlowAnswerTimesOut(t *testing.T) {
 }
 
 func TestRefusedAddresses(t *testing.T) {
-	for addr, ok := range map[string]bool{
-		"127.0.0.1:80": true, "10.1.2.3:443": true, "[::1]:80": true, "93.184.216.34:443": true, "[2001:db8::1]:443": true,
-		"169.254.169.254:80": false, "[fe80::1]:80": false, "[fe80::1%eth0]:80": false, "[::ffff:169.254.169.254]:80": false,
-		"0.0.0.0:80": false, "[::]:80": false, "224.0.0.1:80": false, "[ff02::1]:80": false, "x": false,
-	} {
-		if err := refuseAddress("tcp", addr, nil); (err == nil) != ok {
-			t.Errorf("%s: %v", addr, err)
-		}
-	}
 	// The dialler asks for it: a literal metadata address gets no connection.
 	b, closeIdle, err := Open(Config{Name: "x", Type: TypeSlack, URL: staunch.NewSecret("http://169.254.169.254/"), AllowHTTP: true}, staunch.SystemClock{})
 	if err != nil {
@@ -680,6 +671,25 @@ func TestAuditMessages(t *testing.T) {
 	}
 	if _, err := CheckpointNotice("siem", large); !errors.Is(err, staunch.ErrInvalid) {
 		t.Errorf("a checkpoint that is too long: %v", err)
+	}
+	// The receipt of a transparency log goes with it where there is room for both.
+	cp.Logged = &record.LogReceipt{LogIndex: "7", CanonicalizedBody: []byte("{}")}
+	if n, err = CheckpointNotice("siem", cp); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = messageOf(n); err != nil || m.Checkpoint.Logged == nil || m.Checkpoint.Logged.LogIndex != "7" {
+		t.Errorf("%+v, %v", m.Checkpoint, err)
+	}
+	long, err := chain.Checkpoint(time.Unix(1_790_000_000, 0), heads(2000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	long.Logged = &record.LogReceipt{CanonicalizedBody: make([]byte, MaxBody/2)}
+	if n, err = CheckpointNotice("siem", long); err != nil {
+		t.Fatalf("a checkpoint whose receipt is too long: %v", err)
+	}
+	if m, err = messageOf(n); err != nil || m.Checkpoint.Logged != nil || m.Checkpoint.Verify(chain.PublicKey()) != nil || long.Logged == nil {
+		t.Errorf("a checkpoint whose receipt is too long: %v", err)
 	}
 	rows := Teller{Channels: []string{"ops", "siem"}}.LogChanged("lane node-1/0 record 7: truncated", 1_790_000_000_000_000)
 	if len(rows) != 2 {

@@ -191,6 +191,9 @@ type Checkpoint struct {
 	Records int64  `json:"records,omitempty"`
 	// Signature is the Ed25519 signature over everything above, in base64.
 	Signature string `json:"signature"`
+	// Logged is a transparency log's receipt, where it has one. It proves itself
+	// (VerifyLogged), so that no signature of ours covers it.
+	Logged *LogReceipt `json:"logged,omitempty"`
 }
 
 // Checkpoint signs heads, in any order. Sign only what a Verifier has just

@@ -18,6 +18,13 @@
 // still have the hashes that it names. What was cut after the newest checkpoint
 // that left the house cannot be found: sign one as often as that matters.
 //
+// # A transparency log
+//
+// A checkpoint may have been taken by a transparency log (TransparencyLog), from
+// which nobody can take it back. Its receipt is kept with it and proves, with the
+// log's public key and nothing else, that the log had it when it signed a tree. It
+// shows neither what time it was nor that the log shows everybody the same tree.
+//
 // # Two ways to check an export
 //
 // With the chain's key everything is recomputed. The key can also forge, so it

@@ -128,6 +128,8 @@ type VerifyOptions struct {
 	PublicKey ed25519.PublicKey
 	// Past is a checkpoint from an earlier export or another place.
 	Past *Checkpoint
+	// Log, where it is given, is the transparency log that has to have Past.
+	Log *TransparencyLog
 	// Evidence is a bundle that was verified (VerifyEvidence): the export must
 	// have every record that it has, and reach the heads that it names.
 	Evidence *Evidence
@@ -135,8 +137,8 @@ type VerifyOptions struct {
 
 // VerifyExport checks an export, a line at a time. What was changed stands in
 // the report. The error says why there could be no check: it wraps ErrWrongKey,
-// ErrSignature (of the earlier checkpoint), staunch.ErrInvalid (not an export, a
-// line over MaxLine, an unknown version), or is the reader's.
+// ErrSignature (of the earlier checkpoint or its receipt), staunch.ErrInvalid (not
+// an export, a line over MaxLine, an unknown version), or is the reader's.
 func VerifyExport(r io.Reader, o VerifyOptions) (Report, error) {
 	key := o.PublicKey
 	if o.Chain != nil {
@@ -147,6 +149,9 @@ func VerifyExport(r io.Reader, o VerifyOptions) (Report, error) {
 	}
 	v, err := NewVerifier(o.Chain, key, o.Past)
 	if err != nil {
+		return Report{}, err
+	}
+	if v.report.Logged, err = o.Past.logged(key, o.Log); err != nil {
 		return Report{}, err
 	}
 	if o.Evidence != nil {
@@ -203,7 +208,7 @@ func (c *exportCheck) line(line []byte) error {
 		return nil
 	case bytes.HasPrefix(line, []byte(`{"checkpoint":`)):
 		var last checkpointLine
-		if !c.decode(line, &last) || last.Checkpoint == nil {
+		if !c.decode(line, &last) || last.Checkpoint == nil || last.Checkpoint.Logged != nil {
 			c.bad("it is not a checkpoint as it was written")
 			return nil
 		}

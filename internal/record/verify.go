@@ -86,6 +86,9 @@ type Report struct {
 	// Checkpoint is the export's own, once it was found signed: keep it in
 	// another place to check later logs against.
 	Checkpoint *Checkpoint `json:"checkpoint,omitempty"`
+	// Logged is what the receipt of the earlier checkpoint says; nil where there
+	// is none.
+	Logged *Logged `json:"logged,omitempty"`
 	// Breaks has the first break of every lane that has one, by line and lane.
 	Breaks []Break `json:"breaks"`
 }

@@ -552,9 +552,17 @@ func (c *Client) Verify(ctx context.Context) (record.Report, error) {
 	return get[record.Report](ctx, c, pathVerify, nil)
 }
 
-// VerifyPast checks the record log on the server against an earlier checkpoint.
-func (c *Client) VerifyPast(ctx context.Context, past record.Checkpoint) (record.Report, error) {
-	return post[record.Report](ctx, c, pathVerify, past)
+// VerifyPast checks the record log on the server against an earlier checkpoint,
+// which has to have the log's receipt where a transparency log is given.
+func (c *Client) VerifyPast(ctx context.Context, past record.Checkpoint, log *record.TransparencyLog) (record.Report, error) {
+	q := url.Values{}
+	if log != nil {
+		q.Set("log_key", log.Key())
+		q.Set("log_origin", log.Origin())
+	}
+	var rep record.Report
+	err := c.call(ctx, http.MethodPost, pathVerify, q, past, &rep)
+	return rep, err
 }
 
 // Checkpoint signs a checkpoint of the record log on the server.

@@ -47,6 +47,8 @@ func needed() map[reflect.Type][]string {
 		reflect.TypeFor[config.Drill]():   {"name", "canary", "source"},
 		reflect.TypeFor[config.Subject](): {"type", "kind", "realm", "scheme"},
 		reflect.TypeFor[config.Channel](): {"name", "type", "url"},
+
+		reflect.TypeFor[config.TransparencyLog](): {"url", "key"},
 	}
 }
 
