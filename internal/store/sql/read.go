@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"cmp"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -200,14 +201,14 @@ var signalsWithin = &union{
 func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]*staunch.Signal, error) {
 	n := limitOf(limit)
 	if r.known == nil || !r.known.lasting {
-		return r.briefs(keysOf(refs), since, n)
+		return fannedBy(r, signalsWithin, keysOf(refs), []any{n, int64(since)}, int(n), newestFirstSignals, store.DecodeBrief)
 	}
 	out := []*staunch.Signal{}
 	keys := keysOf(refs)
-	for i := range keys {
-		under, err := r.foundUnder(keys[i:i+1], since, n)
+	for _, key := range keys {
+		under, err := r.foundUnder(key[0].(string), since, n) // keysOf makes strings
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("listing %s: %w", signalsWithin.name, err)
 		}
 		out = append(out, under...)
 	}
@@ -218,22 +219,28 @@ func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int
 	return out[:min(len(out), int(n))], r.failed
 }
 
-func (r *reader) briefs(keys [][]any, since staunch.Time, limit int64) ([]*staunch.Signal, error) {
-	return fannedBy(r, signalsWithin, keys, []any{limit, int64(since)}, int(limit), newestFirstSignals, store.DecodeBrief)
-}
-
-// foundUnder returns the signals under the ref of the one key, and remembers them
+// foundUnder returns the signals under a ref, the newest first, and remembers them
 // where they are many.
-func (r *reader) foundUnder(key [][]any, since staunch.Time, limit int64) ([]*staunch.Signal, error) {
-	name := key[0][0].(string) // keysOf makes strings
-	f, ok := r.known.within.get(name)
+func (r *reader) foundUnder(key string, since staunch.Time, limit int64) ([]*staunch.Signal, error) {
+	f, ok := r.known.within.get(key)
 	if !ok || !f.has(since, int(limit)) {
-		list, err := r.briefs(key, since, limit)
+		list := []*staunch.Signal{}
+		err := r.query(r.engine.texts().refs(`SELECT coalesce(brief, (SELECT s.body FROM signals s WHERE s.id = w.id))
+			FROM signals_within w WHERE within = {$1} AND at >= $2 ORDER BY at DESC, id DESC LIMIT $3`),
+			[]any{key, int64(since), limit}, func(scan func(...any) error) error {
+				var body sql.RawBytes
+				if err := scan(&body); err != nil || body == nil { // deleted, as above
+					return err
+				}
+				s, err := store.DecodeBrief(body)
+				list = append(list, s)
+				return err
+			})
 		if err != nil || len(list) <= fewFound {
 			return list, err
 		}
 		f = &found{list: list, since: since, most: int(limit)}
-		r.known.within.put(name, f)
+		r.known.within.put(key, f)
 	}
 	list := f.list[:min(len(f.list), int(limit))]
 	n, _ := slices.BinarySearchFunc(list, since, func(s *staunch.Signal, since staunch.Time) int {
