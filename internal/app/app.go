@@ -444,7 +444,7 @@ func (a *App) Start(ctx context.Context) error {
 	}
 	a.listener = a.opt.Listener
 	if a.listener == nil {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a.cfg.Listen)
+		l, err := listenConfig().Listen(ctx, "tcp", a.cfg.Listen)
 		if err != nil {
 			return fmt.Errorf("listening on %s: %w", a.cfg.Listen, err)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/staunch-project/staunch"
 	"github.com/staunch-project/staunch/internal/decide"
+	"github.com/staunch-project/staunch/internal/store"
 	"github.com/staunch-project/staunch/policies"
 )
 
@@ -122,6 +123,27 @@ func sigs() *rapid.Generator[[]decide.Evidence] {
 		}
 		return e
 	}), 0, 12)
+}
+
+// TestBriefsWeighAsMuch: the stores give a judgement of signals no more than
+// store.Brief keeps.
+func TestBriefsWeighAsMuch(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		whole := withIDs(sigs().Draw(t, "signals"))
+		briefs := slices.Clone(whole)
+		for i := range briefs {
+			s := &whole[i].Signal
+			s.Title, s.Bundle, s.Evidence, s.Author, s.License = "a title", "sha256:00", "seen", "somebody", "MIT"
+			s.Refs, s.Events, s.Frameworks, s.References = []staunch.Ref{s.Accused}, []string{s.Event}, []string{"owasp-nhi.nhi5"}, []string{"https://example.org"}
+			s.Origin = rapid.SampledFrom([]string{"", "shared"}).Draw(t, "origin")
+			s.Origins = rapid.SampledFrom([][]string{nil, {"x"}, {"x", "y"}}).Draw(t, "origins")
+			briefs[i].Signal = store.Brief(*s)
+		}
+		var p decide.Params
+		if got, want := p.Assess(sess("1"), briefs), p.Assess(sess("1"), whole); !reflect.DeepEqual(got, want) {
+			t.Errorf("briefs %+v\nwhole  %+v", got, want)
+		}
+	})
 }
 
 func withIDs(in []decide.Evidence) []decide.Evidence {

@@ -76,8 +76,8 @@ type Reader interface {
 	// SignalsWithin returns the signals that accuse one of refs, another name of
 	// one, or what belongs or once belonged to one (see Above; identities that were
 	// declared are not followed), with event time not before since, by (time, id)
-	// descending, at most limit. A few more may be among them. They must not be
-	// changed.
+	// descending, at most limit. A few more may be among them. Of each it gives what
+	// Brief keeps, and they must not be changed.
 	SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]*staunch.Signal, error)
 	// Signals lists by (time, id) descending from Page.After.
 	Signals(p Page) ([]staunch.Signal, error)

@@ -291,6 +291,7 @@ func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int
 	all, err := newest[staunch.Signal](r, "signals", "signal", "signal of", keys(refs), since, limitOf(limit))
 	out := make([]*staunch.Signal, len(all))
 	for i := range all {
+		all[i] = store.Brief(all[i])
 		out[i] = &all[i]
 	}
 	return out, err

@@ -179,3 +179,49 @@ func BenchmarkPostgresCommit(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkSQLiteEvidence reads what a judgement weighs: the signals under one of
+// several thousand refs, each accused often and in turn, so that little of it is
+// remembered. The floor decodes as many signals that lie in memory already.
+func BenchmarkSQLiteEvidence(b *testing.B) {
+	const accused, each = 2000, 24
+	s := openLite(b, filepath.Join(b.TempDir(), "staunch.db"))
+	update := func(fn func(tx store.Tx) error) {
+		b.Helper()
+		if err := s.Update(b.Context(), fn); err != nil {
+			b.Fatal(err)
+		}
+	}
+	bodies := make([][]byte, each)
+	for i := range each {
+		update(func(tx store.Tx) (err error) {
+			for n := range accused {
+				sig := storetest.Signal(storetest.Ref(n), n*each+i, staunch.Time(1+i))
+				if bodies[i], err = json.Marshal(sig); err != nil {
+					return err
+				}
+				if _, err := tx.PutSignal(sig); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	b.ReportAllocs()
+	against(b, func(n int) {
+		update(func(tx store.Tx) error {
+			got, err := tx.SignalsWithin([]staunch.Ref{storetest.Ref(n % accused)}, 0, 500)
+			if err == nil && len(got) != each {
+				b.Fatalf("%d signals of %d", len(got), each)
+			}
+			return err
+		})
+	}, func(int) {
+		for _, body := range bodies {
+			var sig staunch.Signal
+			if err := json.Unmarshal(body, &sig); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

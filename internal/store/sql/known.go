@@ -52,10 +52,10 @@ type known struct {
 	// above has what is above a ref, and lies all that stands in it or did once.
 	above recent[staunch.Ref, []store.Raised]
 	lies  map[staunch.Ref]bool
-	// signals never change; within has, by the key of a ref, which of them are found
-	// under it, where these are many. These and above are for SQLite alone.
-	signals recent[string, *staunch.Signal]
-	within  recent[string, *found]
+	// within has, by the key of a ref, the briefs of the signals that are found under
+	// it, where these are many; signals never change. This and above are for SQLite
+	// alone.
+	within recent[string, *found]
 	// numbers are those of refs, by their keys; next is the next ref's, 0 while it
 	// is not known. See numbers.go.
 	numbers recent[string, int64]
@@ -122,13 +122,12 @@ const (
 	mostLinks   = 16_384
 	mostOf      = 16_384
 	mostCursors = 16_384
-	mostSignals = 4_096
-	mostWithin  = 256
+	mostWithin  = 64
 	mostAbove   = 16_384
 	mostLies    = 200_000
 	mostNumbers = 32_768
-	// fewFound is up to how many signals under a ref are looked for each time.
-	fewFound   = 16
+	// fewFound is up to how many signals under a ref are read each time.
+	fewFound   = 64
 	linksOfOne = 64
 )
 
@@ -137,7 +136,6 @@ func newKnown() *known {
 		links:   recent[linkKey, []staunch.Link]{most: mostLinks},
 		of:      recent[staunch.Ref, identityOf]{most: mostOf},
 		cursors: recent[string, cursor]{most: mostCursors},
-		signals: recent[string, *staunch.Signal]{most: mostSignals},
 		within:  recent[string, *found]{most: mostWithin},
 		above:   recent[staunch.Ref, []store.Raised]{most: mostAbove},
 		numbers: recent[string, int64]{most: mostNumbers},
@@ -150,7 +148,6 @@ func (k *known) forget() {
 	k.links.clear()
 	k.of.clear()
 	k.cursors.clear()
-	k.signals.clear()
 	k.within.clear()
 	k.above.clear()
 	clear(k.lies)
@@ -163,10 +160,10 @@ func (k *known) accused(s staunch.Signal, within []string) {
 	if !k.lasting {
 		return
 	}
-	k.signals.put(s.ID, &s)
 	for _, key := range within {
 		if f, ok := k.within.get(key); ok {
-			f.add(&s)
+			brief := store.Brief(s)
+			f.add(&brief)
 		}
 	}
 }
@@ -177,7 +174,6 @@ func (k *known) unaccused(id string, at staunch.Time) {
 	if !k.lasting {
 		return
 	}
-	k.signals.drop(id)
 	for _, half := range []map[string]*found{k.within.young, k.within.old} {
 		for key, f := range half {
 			if n := len(f.list); n > 0 && f.list[n-1].Time <= at && slices.ContainsFunc(f.list, func(s *staunch.Signal) bool { return s.ID == id }) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -574,4 +575,49 @@ func TestNewerSchema(t *testing.T) {
 			t.Errorf("two migrations ahead: %v", err)
 		}
 	})
+}
+
+// TestPostgresWithoutBriefs: a node of a release before there were briefs puts rows
+// that have none.
+func TestPostgresWithoutBriefs(t *testing.T) {
+	dsn := pgtest.NewDatabase(t)
+	s := openPG(t, dsn, "one")
+	ref := storetest.Ref(1)
+	first, second := storetest.Signal(ref, 1, 10), storetest.Signal(ref, 2, 20)
+	if err := s.Update(t.Context(), func(tx store.Tx) error {
+		_, err := tx.PutSignal(first)
+		_, err2 := tx.PutSignal(second)
+		return errors.Join(err, err2)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close(context.Background()) }() //nolint:usetesting // the test's context is over by then
+	found := func(change string) (got []staunch.Signal) {
+		t.Helper()
+		if _, err := c.Exec(t.Context(), change); err != nil {
+			t.Fatal(err)
+		}
+		err := s.View(t.Context(), func(r store.Reader) error {
+			list, err := r.SignalsWithin([]staunch.Ref{ref, storetest.Ref(2)}, 0, 10)
+			for _, s := range list {
+				got = append(got, *s)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	both := []staunch.Signal{store.Brief(second), store.Brief(first)}
+	if got := found("UPDATE signals_within SET brief = NULL WHERE at = 10"); !reflect.DeepEqual(got, both) {
+		t.Errorf("got %+v, want %+v", got, both)
+	}
+	if got := found("DELETE FROM signals WHERE at = 10"); !reflect.DeepEqual(got, both[:1]) {
+		t.Errorf("once deleted: %+v, want %+v", got, both[:1])
+	}
 }

@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"cmp"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,14 +18,20 @@ func (r *reader) Event(id string) (staunch.Event, error) {
 // fanned runs a union and merges its chunks: in the order of less, each id
 // once, at most limit from the front.
 func fanned[T any](r *reader, u *union, keys [][]any, shared []any, limit int, order func(a, b T) int) ([]T, error) {
+	return fannedBy(r, u, keys, shared, limit, order, func(body []byte) (v T, err error) {
+		return v, store.Decode(body, &v)
+	})
+}
+
+func fannedBy[T any](r *reader, u *union, keys [][]any, shared []any, limit int, order func(a, b T) int, decode func([]byte) (T, error)) ([]T, error) {
 	out := []T{}
 	err := u.fan(r, keys, shared, func(scan func(...any) error) error {
 		var body []byte
 		if err := scan(&body); err != nil {
 			return err
 		}
-		var v T
-		if err := store.Decode(body, &v); err != nil {
+		v, err := decode(body)
+		if err != nil {
 			return err
 		}
 		out = append(out, v)
@@ -182,24 +189,26 @@ func (r *reader) Signal(id string) (staunch.Signal, error) {
 	return get[staunch.Signal](r, "signal "+id, "SELECT body FROM signals WHERE id = $1", id)
 }
 
+// A signal that was found before there were briefs is read itself, unless it was
+// deleted.
 var signalsWithin = &union{
 	name: "signals within refs", shared: 2, own: 1,
-	head: "SELECT s.body FROM (SELECT at, id FROM (",
-	arm:  "SELECT at, id FROM signals_within WHERE within = {@1} AND at >= $2 ORDER BY at DESC, id DESC LIMIT $1",
-	tail: ") AS u ORDER BY at DESC, id DESC LIMIT $1) AS x JOIN signals s ON s.id = x.id",
+	head: "SELECT body FROM (SELECT coalesce(x.brief, (SELECT s.body FROM signals s WHERE s.id = x.id)) AS body FROM (SELECT at, id, brief FROM (",
+	arm:  "SELECT at, id, brief FROM signals_within WHERE within = {@1} AND at >= $2 ORDER BY at DESC, id DESC LIMIT $1",
+	tail: ") AS u ORDER BY at DESC, id DESC LIMIT $1) AS x) AS y WHERE body IS NOT NULL",
 }
 
 func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int) ([]*staunch.Signal, error) {
 	n := limitOf(limit)
 	if r.known == nil || !r.known.lasting {
-		return fanned(r, signalsWithin, keysOf(refs), []any{n, int64(since)}, int(n), newestFirstSignals)
+		return fannedBy(r, signalsWithin, keysOf(refs), []any{n, int64(since)}, int(n), newestFirstSignals, store.DecodeBrief)
 	}
 	out := []*staunch.Signal{}
 	keys := keysOf(refs)
 	for _, key := range keys {
-		under, err := r.foundUnder(key[0].(string), since, int(n)) // keysOf makes strings
+		under, err := r.foundUnder(key[0].(string), since, n) // keysOf makes strings
 		if err != nil {
-			return nil, fmt.Errorf("listing signals within refs: %w", err)
+			return nil, fmt.Errorf("listing %s: %w", signalsWithin.name, err)
 		}
 		out = append(out, under...)
 	}
@@ -210,44 +219,30 @@ func (r *reader) SignalsWithin(refs []staunch.Ref, since staunch.Time, limit int
 	return out[:min(len(out), int(n))], r.failed
 }
 
-// foundUnder reads which signals there are under a ref, and of these the rows
-// that it does not remember: reading a row costs ten times what finding it does,
-// and finding it a hundred times what having it does.
-func (r *reader) foundUnder(key string, since staunch.Time, limit int) ([]*staunch.Signal, error) {
+// foundUnder returns the signals under a ref, the newest first, and remembers them
+// where they are many.
+func (r *reader) foundUnder(key string, since staunch.Time, limit int64) ([]*staunch.Signal, error) {
 	f, ok := r.known.within.get(key)
-	if !ok || !f.has(since, limit) {
-		f = &found{since: since, most: limit}
-		var ids []string
-		err := r.query(r.engine.texts().refs("SELECT id FROM signals_within WHERE within = {$1} AND at >= $2 ORDER BY at DESC, id DESC LIMIT $3"),
-			[]any{key, int64(since), int64(limit)}, func(scan func(...any) error) error {
-				var id string
-				err := scan(&id)
-				ids = append(ids, id)
+	if !ok || !f.has(since, int(limit)) {
+		list := []*staunch.Signal{}
+		err := r.query(r.engine.texts().refs(`SELECT coalesce(brief, (SELECT s.body FROM signals s WHERE s.id = w.id))
+			FROM signals_within w WHERE within = {$1} AND at >= $2 ORDER BY at DESC, id DESC LIMIT $3`),
+			[]any{key, int64(since), limit}, func(scan func(...any) error) error {
+				var body sql.RawBytes
+				if err := scan(&body); err != nil || body == nil { // deleted, as above
+					return err
+				}
+				s, err := store.DecodeBrief(body)
+				list = append(list, s)
 				return err
 			})
-		if err != nil {
-			return nil, err
+		if err != nil || len(list) <= fewFound {
+			return list, err
 		}
-		for _, id := range ids {
-			s, ok := r.known.signals.get(id)
-			if !ok {
-				v, err := r.Signal(id)
-				if r.failed == nil && errors.Is(err, staunch.ErrNotFound) {
-					continue // deleted, when more was above it than is now
-				}
-				if err != nil {
-					return nil, err
-				}
-				s = &v
-				r.known.signals.put(id, s)
-			}
-			f.list = append(f.list, s)
-		}
-		if len(f.list) > fewFound {
-			r.known.within.put(key, f)
-		}
+		f = &found{list: list, since: since, most: int(limit)}
+		r.known.within.put(key, f)
 	}
-	list := f.list[:min(len(f.list), limit)]
+	list := f.list[:min(len(f.list), int(limit))]
 	n, _ := slices.BinarySearchFunc(list, since, func(s *staunch.Signal, since staunch.Time) int {
 		if s.Time >= since {
 			return -1

@@ -173,8 +173,8 @@ func (t *tx) raiseTo(lower, upper staunch.Ref) error {
 		if err != nil {
 			return err
 		}
-		err = t.later(t.engine.texts().refs(`INSERT INTO signals_within (within, at, id)
-			SELECT $1, at, id FROM (SELECT at, id FROM signals_within WHERE within = {$2} ORDER BY at DESC, id DESC LIMIT $3) AS newest
+		err = t.later(t.engine.texts().refs(`INSERT INTO signals_within (within, at, id, brief)
+			SELECT $1, at, id, brief FROM (SELECT at, id, brief FROM signals_within WHERE within = {$2} ORDER BY at DESC, id DESC LIMIT $3) AS newest
 			WHERE 1 = 1 ON CONFLICT DO NOTHING`), at[0], lower.Key(), int64(store.MostRisen))
 		t.known.within.drop(u.Ref.Key())
 		if err != nil {
@@ -255,10 +255,11 @@ func (t *tx) PutSignal(s staunch.Signal) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("putting signal %s: %w", s.ID, err)
 	}
+	brief := store.EncodeBrief(s)
 	for i, ref := range refs {
-		rows[i] = []any{ref, int64(s.Time), s.ID}
+		rows[i] = []any{ref, int64(s.Time), s.ID, brief}
 	}
-	if err := t.laterRows("INSERT INTO signals_within (within, at, id) VALUES", rows); err != nil {
+	if err := t.laterRows("INSERT INTO signals_within (within, at, id, brief) VALUES", rows); err != nil {
 		return false, wrap(err, "putting signal %s", s.ID)
 	}
 	t.known.accused(s, within)

@@ -356,6 +356,12 @@ func testSignals(t *testing.T, h Harness) {
 		first, second = second, first
 	}
 	ascending := append([]staunch.Signal{first, second}, all[1:6]...)
+	briefs := func(of ...staunch.Signal) (out []staunch.Signal) {
+		for _, s := range of {
+			out = append(out, store.Brief(s))
+		}
+		return out
+	}
 	inBoth(t, h.Store, func(t *testing.T, r store.Reader) {
 		both := []staunch.Ref{a, b}
 		same(t, "signal", must(r.Signal(tied.ID))(t), tied)
@@ -365,10 +371,10 @@ func testSignals(t *testing.T, h Harness) {
 			}
 			return ascending
 		}
-		same(t, "within", within(both, 0, 10), ascending)
-		same(t, "since is included", within(both, 200, 10), ascending[2:])
-		same(t, "the newest kept, in order", within(both, 0, 3), ascending[4:])
-		same(t, "of one", within([]staunch.Ref{b}, 0, 10), []staunch.Signal{all[1], all[3], all[5]})
+		same(t, "within", within(both, 0, 10), briefs(ascending...))
+		same(t, "since is included", within(both, 200, 10), briefs(ascending[2:]...))
+		same(t, "the newest kept, in order", within(both, 0, 3), briefs(ascending[4:]...))
+		same(t, "of one", within([]staunch.Ref{b}, 0, 10), briefs(all[1], all[3], all[5]))
 		var paged []staunch.Signal
 		p := store.Page{Limit: 3}
 		for {
