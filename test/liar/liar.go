@@ -45,6 +45,9 @@ const (
 	Stale Lie = "stale"
 )
 
+// slow says that a client that waits gets an answer all the same.
+func (l Lie) slow() bool { return l == Drip || l == Late }
+
 // always are the lies that every request can be told.
 var always = []Lie{HangBefore, HangAfter, ResetBefore, ResetAfter, Truncated, Drip, Late}
 
@@ -70,7 +73,7 @@ type Ask struct {
 	// Reads says that another server could have answered it, some time ago.
 	Reads bool
 	// First says that it is asked only until it is answered: every lie is told
-	// before the truth is.
+	// before the truth is, but for those that a patient client takes for an answer.
 	First bool
 	// Seldom says that it is asked after other lies alone: not every lie need be
 	// told.
@@ -135,11 +138,15 @@ func (d *Deck) deal(a Ask, now, others []Lie) Lie {
 		d.told[a.Op], d.may[a.Op] = told, may
 	}
 	for _, l := range slices.Concat(now, others) {
-		may[l] = may[l] || !a.Seldom && !d.lag
+		may[l] = may[l] || !a.Seldom && !d.lag && !(a.First && l.slow())
 	}
 	least := slices.Clone(now)
 	d.rng.Shuffle(len(least), func(i, j int) { least[i], least[j] = least[j], least[i] })
 	sort.SliceStable(least, func(i, j int) bool { return told[least[i]] < told[least[j]] })
+	if a.First { // else there would be no further request
+		refuses := func(l Lie) bool { return told[l] < d.enough && !l.slow() }
+		sort.SliceStable(least, func(i, j int) bool { return refuses(least[i]) && !refuses(least[j]) })
+	}
 	rate := d.rate
 	if a.Change { // there are few of them
 		rate = (1 + rate) / 2
