@@ -138,7 +138,7 @@ func (d *Deck) deal(a Ask, now, others []Lie) Lie {
 		d.told[a.Op], d.may[a.Op] = told, may
 	}
 	for _, l := range slices.Concat(now, others) {
-		may[l] = may[l] || !a.Seldom && !d.lag && !(a.First && l.slow())
+		may[l] = may[l] || !a.Seldom && !d.lag && (!a.First || !l.slow())
 	}
 	least := slices.Clone(now)
 	d.rng.Shuffle(len(least), func(i, j int) { least[i], least[j] = least[j], least[i] })
