@@ -79,22 +79,7 @@ func Start(tb testing.TB, opts Options) *Server {
 
 // Binary returns the path at which Rekor is looked for.
 func Binary() (string, error) {
-	if bin := os.Getenv("STAUNCH_REKOR_BIN"); bin != "" {
-		return bin, nil
-	}
-	cache := os.Getenv("STAUNCH_SYSTEMS_CACHE")
-	if cache == "" {
-		base := os.Getenv("XDG_CACHE_HOME")
-		if base == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				return "", fmt.Errorf("looking for the cache of test systems: %w", err)
-			}
-			base = filepath.Join(home, ".cache")
-		}
-		cache = filepath.Join(base, "staunch-systems")
-	}
-	return filepath.Join(cache, "rekor-"+strings.TrimSpace(recipeVersion), "rekor-server"), nil
+	return proc.Built("STAUNCH_REKOR_BIN", "rekor-"+strings.TrimSpace(recipeVersion), "rekor-server")
 }
 
 func require(tb testing.TB) string {

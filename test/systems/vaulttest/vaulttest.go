@@ -90,22 +90,7 @@ func Require(tb testing.TB) {
 
 // Binary returns the path at which Vault is looked for.
 func Binary() (string, error) {
-	if bin := os.Getenv("STAUNCH_VAULT_BIN"); bin != "" {
-		return bin, nil
-	}
-	cache := os.Getenv("STAUNCH_SYSTEMS_CACHE")
-	if cache == "" {
-		base := os.Getenv("XDG_CACHE_HOME")
-		if base == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				return "", fmt.Errorf("looking for the cache of test systems: %w", err)
-			}
-			base = filepath.Join(home, ".cache")
-		}
-		cache = filepath.Join(base, "staunch-systems")
-	}
-	return filepath.Join(cache, "vault-"+strings.TrimSpace(recipeVersion), "vault"), nil
+	return proc.Built("STAUNCH_VAULT_BIN", "vault-"+strings.TrimSpace(recipeVersion), "vault")
 }
 
 func require(tb testing.TB) string {
