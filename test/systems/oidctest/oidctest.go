@@ -128,11 +128,7 @@ func require(tb testing.TB) (node, dir string) {
 	if err == nil {
 		return node, dir
 	}
-	const hint = "make test-systems installs it"
-	if os.Getenv("STAUNCH_REQUIRE_OIDC") == "1" {
-		tb.Fatalf("OpenID provider is missing: %v; %s", err, hint)
-	}
-	tb.Skipf("OpenID provider is missing: %v; %s", err, hint)
+	proc.Missing(tb, "OpenID provider", "STAUNCH_REQUIRE_OIDC", err, "make test-systems installs it")
 	return "", ""
 }
 

@@ -126,11 +126,8 @@ func require(tb testing.TB) install {
 	if err == nil {
 		return inst
 	}
-	const hint = "install it (Debian: apt-get install postgresql) or point STAUNCH_POSTGRES_BIN at the directory with initdb"
-	if os.Getenv("STAUNCH_REQUIRE_POSTGRES") == "1" {
-		tb.Fatalf("PostgreSQL is missing: %v; %s", err, hint)
-	}
-	tb.Skipf("PostgreSQL is missing: %v; %s", err, hint)
+	proc.Missing(tb, "PostgreSQL", "STAUNCH_REQUIRE_POSTGRES", err,
+		"install it (Debian: apt-get install postgresql) or point STAUNCH_POSTGRES_BIN at the directory with initdb")
 	return install{}
 }
 

@@ -90,11 +90,7 @@ func require(tb testing.TB) string {
 			return bin
 		}
 	}
-	const hint = "make test-systems builds it"
-	if os.Getenv("STAUNCH_REQUIRE_REKOR") == "1" {
-		tb.Fatalf("Rekor is missing: %v; %s", err, hint)
-	}
-	tb.Skipf("Rekor is missing: %v; %s", err, hint)
+	proc.Missing(tb, "Rekor", "STAUNCH_REQUIRE_REKOR", err, "make test-systems builds it")
 	return ""
 }
 
@@ -158,18 +154,9 @@ func start(bin string, opts Options) (_ *Server, end func() error, err error) {
 		return nil, nil, fmt.Errorf("making the log's key: %w", err)
 	}
 	output := filepath.Join(dir, "output")
-	// A port may be taken between the look and the start.
-	for range 5 {
-		var ports [3]string
-		for i := range ports {
-			port, err := proc.FreePort()
-			if err != nil {
-				return nil, nil, err
-			}
-			ports[i] = strconv.Itoa(port)
-		}
+	p, err = proc.StartOnPorts(3, watcher, startLimit, func(ports []string) proc.Spec {
 		s.URL = "http://" + net.JoinHostPort("127.0.0.1", ports[0])
-		p, err = proc.Start(proc.Spec{
+		return proc.Spec{
 			Path: bin,
 			Args: []string{
 				"serve", "--hostname", s.Origin, "--storage-dir", s.storage, "--signer-filepath", key,
@@ -178,28 +165,18 @@ func start(bin string, opts Options) (_ *Server, end func() error, err error) {
 				"--checkpoint-interval", "1s", "--batch-max-age", "50ms", "--log-level", "warn",
 			},
 			Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + dir, "TMPDIR=" + dir, "TZ=UTC"}, Dir: dir, Output: output,
-		})
-		if err != nil {
-			return nil, nil, err
 		}
-		if err := watcher.Follow(p.PID()); err != nil {
-			return nil, nil, err
+	}, func() error {
+		// A stranger on the same port has not written ours.
+		if _, err := os.Stat(filepath.Join(s.storage, "checkpoint")); err != nil {
+			return err
 		}
-		err = p.Ready(startLimit, func() error {
-			// A stranger on the same port has not written ours.
-			if _, err := os.Stat(filepath.Join(s.storage, "checkpoint")); err != nil {
-				return err
-			}
-			return healthy(client, s.URL)
-		})
-		if err == nil {
-			return s, end, nil
-		}
-		if err := errors.Join(err, p.Stop(syscall.SIGTERM, 20*time.Second)); !strings.Contains(proc.Tail(output, 4000), "address already in use") {
-			return nil, nil, fmt.Errorf("%w; its output ends: %s", err, proc.Tail(output, 2000))
-		}
+		return healthy(client, s.URL)
+	})
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil, nil, errors.New("free ports were taken by others five times")
+	return s, end, nil
 }
 
 func healthy(client *http.Client, url string) error {

@@ -23,7 +23,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -101,11 +100,7 @@ func require(tb testing.TB) string {
 			return bin
 		}
 	}
-	const hint = "make test-systems builds it"
-	if os.Getenv("STAUNCH_REQUIRE_VAULT") == "1" {
-		tb.Fatalf("Vault is missing: %v; %s", err, hint)
-	}
-	tb.Skipf("Vault is missing: %v; %s", err, hint)
+	proc.Missing(tb, "Vault", "STAUNCH_REQUIRE_VAULT", err, "make test-systems builds it")
 	return ""
 }
 
@@ -151,39 +146,22 @@ func start(bin string, opts Options) (_ *Server, end func() error, err error) {
 	if _, err := os.Stat(plugins); err == nil {
 		args = append(args, "-dev-plugin-dir="+plugins)
 	}
-	// The port may be taken between the look and the start.
-	for range 5 {
-		port, err := proc.FreePort()
-		if err != nil {
-			return nil, nil, err
-		}
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	p, err = proc.StartOnPorts(1, watcher, startLimit, func(ports []string) proc.Spec {
+		address := net.JoinHostPort("127.0.0.1", ports[0])
 		s.Addr = "http://" + address
-		p, err = proc.Start(proc.Spec{
-			Path: bin, Args: append(args, "-dev-listen-address="+address), Env: env, Dir: dir, Output: output,
-		})
-		if err != nil {
-			return nil, nil, err
+		return proc.Spec{Path: bin, Args: append(args, "-dev-listen-address="+address), Env: env, Dir: dir, Output: output}
+	}, func() error {
+		// Asks with the token: a stranger on the same port does not know it.
+		status, err := s.Do(s.Token, http.MethodGet, "auth/token/lookup-self", nil, nil)
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("status %d", status)
 		}
-		if err := watcher.Follow(p.PID()); err != nil {
-			return nil, nil, err
-		}
-		err = p.Ready(startLimit, func() error {
-			// Asks with the token: a stranger on the same port does not know it.
-			status, err := s.Do(s.Token, http.MethodGet, "auth/token/lookup-self", nil, nil)
-			if err == nil && status != http.StatusOK {
-				err = fmt.Errorf("status %d", status)
-			}
-			return err
-		})
-		if err == nil {
-			return s, end, s.setUpAudit(opts)
-		}
-		if err := errors.Join(err, p.Stop(syscall.SIGTERM, 10*time.Second)); !strings.Contains(proc.Tail(output, 4000), "address already in use") {
-			return nil, nil, fmt.Errorf("%w; its output ends: %s", err, proc.Tail(output, 2000))
-		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil, nil, errors.New("five free ports were taken by others")
+	return s, end, s.setUpAudit(opts)
 }
 
 func (s *Server) setUpAudit(opts Options) error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"testing"
 )
 
 // Built returns where a program is looked for that a script of the build puts into
@@ -26,4 +27,14 @@ func Built(variable, dir, name string) (string, error) {
 		cache = filepath.Join(base, "staunch-systems")
 	}
 	return filepath.Join(cache, dir, name), nil
+}
+
+// Missing skips tb since a system is missing, or fails it where the environment
+// variable is 1. why is what was looked for and not found, hint how to have it.
+func Missing(tb testing.TB, system, variable string, why error, hint string) {
+	tb.Helper()
+	if os.Getenv(variable) == "1" {
+		tb.Fatalf("%s is missing: %v; %s", system, why, hint)
+	}
+	tb.Skipf("%s is missing: %v; %s", system, why, hint)
 }

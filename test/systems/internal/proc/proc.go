@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -277,6 +278,40 @@ func FreePort() (int, error) {
 		return 0, fmt.Errorf("looking for a free port: %w", err)
 	}
 	return port, nil
+}
+
+// StartOnPorts starts what spec makes of n free ports of the loopback address and
+// waits at most limit until ready returns nil. Ports may be taken between the look
+// and the start: where the output says so, it tries others, five times in all. The
+// watcher follows the process; nothing runs where there is an error.
+func StartOnPorts(n int, watcher *Watcher, limit time.Duration, spec func(ports []string) Spec, ready func() error) (*Process, error) {
+	const grace = 20 * time.Second
+	for range 5 {
+		ports := make([]string, n)
+		for i := range ports {
+			port, err := FreePort()
+			if err != nil {
+				return nil, err
+			}
+			ports[i] = strconv.Itoa(port)
+		}
+		sp := spec(ports)
+		p, err := Start(sp)
+		if err != nil {
+			return nil, err
+		}
+		if err := watcher.Follow(p.PID()); err != nil {
+			return nil, errors.Join(err, p.Stop(syscall.SIGTERM, grace))
+		}
+		if err = p.Ready(limit, ready); err == nil {
+			return p, nil
+		}
+		err = errors.Join(err, p.Stop(syscall.SIGTERM, grace))
+		if !strings.Contains(Tail(sp.Output, 4000), "address already in use") {
+			return nil, fmt.Errorf("%w; its output ends: %s", err, Tail(sp.Output, 2000))
+		}
+	}
+	return nil, errors.New("free ports were taken by others five times")
 }
 
 // TempDir makes a directory with a short path, since the path of a Unix socket
