@@ -18,6 +18,21 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// asks returns a client that takes s for log, and whose checkpoints it is told of.
+func asks(t *testing.T, s *rekortest.Server, log *record.TransparencyLog) (*rekor.Client, *record.Chain) {
+	t.Helper()
+	client, err := rekor.New(s.URL, log, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	chain, err := record.NewChain(bytes.Repeat([]byte{7}, record.KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client, chain
+}
+
 // TestRekorTakesCheckpoints: the receipts of a real Rekor fit, with either kind of
 // key, and it has the very entries that the fake log makes.
 func TestRekorTakesCheckpoints(t *testing.T) {
@@ -30,15 +45,7 @@ func TestRekorTakesCheckpoints(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			client, err := rekor.New(s.URL, log, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer client.Close()
-			chain, err := record.NewChain(bytes.Repeat([]byte{7}, record.KeySize))
-			if err != nil {
-				t.Fatal(err)
-			}
+			client, chain := asks(t, s, log)
 			var want [][]byte
 			for i := range int64(3) {
 				cp, err := chain.Checkpoint(time.Date(2026, 1, 2, 3, int(i), 0, 0, time.UTC), nil)
@@ -84,15 +91,7 @@ func TestAnotherLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := rekor.New(s.URL, other, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	chain, err := record.NewChain(bytes.Repeat([]byte{7}, record.KeySize))
-	if err != nil {
-		t.Fatal(err)
-	}
+	client, chain := asks(t, s, other)
 	cp, err := chain.Checkpoint(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), nil)
 	if err != nil {
 		t.Fatal(err)
