@@ -210,16 +210,13 @@ func stampOf(id string) Time {
 // hashID returns the first 128 bits of the SHA-256 over the parts, each
 // preceded by its length, so that no two part lists run together.
 func hashID(domain string, parts ...string) string {
-	h := sha256.New()
-	var n [8]byte
-	put := func(s string) {
-		binary.BigEndian.PutUint64(n[:], uint64(len(s)))
-		h.Write(n[:])
-		h.Write([]byte(s))
-	}
-	put("staunch/1/" + domain)
+	const prefix = "staunch/1/"
+	b := make([]byte, 0, 512) // room for most, so that hashing allocates nothing
+	b = binary.BigEndian.AppendUint64(b, uint64(len(prefix)+len(domain)))
+	b = append(append(b, prefix...), domain...)
 	for _, p := range parts {
-		put(p)
+		b = append(binary.BigEndian.AppendUint64(b, uint64(len(p))), p...)
 	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
 }

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -122,12 +121,6 @@ ones with it.`,
 	return cmd
 }
 
-// collectAt is how far the heap of a serving process grows before it is collected,
-// in percent of what was in use: a node uses a few dozen megabytes, most of them
-// rules, so that collecting at the usual 100 takes a tenth of its time, and what is
-// decided on meanwhile takes twice as long.
-const collectAt = 250
-
 // loadConfig is config.Load, with a hint for whoever has no configuration yet.
 func loadConfig(path string) (*config.Config, error) {
 	cfg, err := config.Load(path)
@@ -159,7 +152,7 @@ others; "staunch doctor" lists them.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(collectAt)
+				allowHeap()
 			}
 			cfg, err := loadConfig(path)
 			if err != nil {

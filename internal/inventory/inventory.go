@@ -171,11 +171,8 @@ func (i *Inventory) identity(r Reader, ref staunch.Ref, names, up []staunch.Ref)
 // never the same thing as an account, whatever a record says. More than limit
 // names are cut, the first found kept.
 func (i *Inventory) names(r LinkReader, refs []staunch.Ref, limit int) ([]staunch.Ref, error) {
-	g, err := i.entities(r, refs, limit)
-	if err != nil {
-		return nil, err
-	}
-	return g.refs, nil
+	found, _, err := i.closure(r, refs, limit, func(staunch.Ref, staunch.Ref) {})
+	return found, err
 }
 
 // entities is a set of refs with, for each, the first name of its entity.
@@ -185,46 +182,70 @@ type entities struct {
 	cut  bool
 }
 
-// entities finds the other names of refs, a query for each round and not for
-// each ref.
+// entities finds the other names of refs, and which of them name one thing.
 func (i *Inventory) entities(r LinkReader, refs []staunch.Ref, limit int) (entities, error) {
-	limit = max(limit, len(refs))
 	g := entities{of: make(map[staunch.Ref]staunch.Ref, len(refs))}
+	// root follows of to the entity's first name; joining keeps the smaller one,
+	// so that the name does not depend on the order of joins.
+	root := func(n staunch.Ref) staunch.Ref {
+		for {
+			up, ok := g.of[n]
+			if !ok || up == n {
+				return n
+			}
+			if upper, ok := g.of[up]; ok {
+				g.of[n] = upper
+			}
+			n = up
+		}
+	}
+	var err error
+	g.refs, g.cut, err = i.closure(r, refs, limit, func(from, to staunch.Ref) {
+		a, b := root(from), root(to)
+		if compareRef(b, a) < 0 {
+			a, b = b, a
+		}
+		g.of[b] = a
+	})
+	if err != nil {
+		return entities{}, err
+	}
+	for _, n := range g.refs {
+		g.of[n] = root(n)
+	}
+	return g, nil
+}
+
+// closure is names, a query for each round and not for each ref. It tells joined of
+// each link between two that it returns, and whether there were more than fitted.
+func (i *Inventory) closure(r LinkReader, refs []staunch.Ref, limit int, joined func(from, to staunch.Ref)) ([]staunch.Ref, bool, error) {
+	limit = max(limit, len(refs))
+	found, cut := refSet{list: make([]staunch.Ref, 0, len(refs))}, false
 	add := func(n staunch.Ref) bool {
-		if _, ok := g.of[n]; ok {
+		if found.has(n) {
 			return false
 		}
-		if len(g.refs) >= limit {
-			g.cut = true
+		if len(found.list) >= limit {
+			cut = true
 			return false
 		}
-		g.of[n] = n
-		g.refs = append(g.refs, n)
+		found.add(n)
 		return true
 	}
 	for _, n := range refs {
 		add(n)
 	}
-	// root follows of to the entity's first name; joining keeps the smaller one,
-	// so that the name does not depend on the order of joins.
-	root := func(n staunch.Ref) staunch.Ref {
-		for g.of[n] != n {
-			g.of[n] = g.of[g.of[n]]
-			n = g.of[n]
-		}
-		return n
-	}
-	frontier := slices.Clone(g.refs)
+	frontier := slices.Clone(found.list)
 	for depth := 0; len(frontier) > 0; depth++ {
 		if depth >= i.limits.Depth {
-			g.cut = true
+			cut = true
 			break
 		}
 		links, more, err := i.both(r, frontier, staunch.RelSame)
 		if err != nil {
-			return entities{}, err
+			return nil, false, err
 		}
-		g.cut = g.cut || more
+		cut = cut || more
 		var next []staunch.Ref
 		for _, l := range links {
 			if l.From.Kind != l.To.Kind {
@@ -235,25 +256,43 @@ func (i *Inventory) entities(r LinkReader, refs []staunch.Ref, limit int) (entit
 					next = append(next, n)
 				}
 			}
-			_, ok1 := g.of[l.From]
-			_, ok2 := g.of[l.To]
-			if !ok1 || !ok2 {
-				continue // cut
+			if found.has(l.From) && found.has(l.To) { // not cut
+				joined(l.From, l.To)
 			}
-			a, b := root(l.From), root(l.To)
-			if compareRef(b, a) < 0 {
-				a, b = b, a
-			}
-			g.of[b] = a
 		}
 		slices.SortFunc(next, compareRef)
 		frontier = next
 	}
-	for _, n := range g.refs {
-		g.of[n] = root(n)
+	slices.SortFunc(found.list, compareRef)
+	return found.list, cut, nil
+}
+
+// refSet has refs in the order of their adding.
+type refSet struct {
+	list []staunch.Ref
+	in   map[staunch.Ref]bool // where they are many
+}
+
+// fewNames is up to how many refs are compared faster than hashed.
+const fewNames = 16
+
+func (s *refSet) has(n staunch.Ref) bool {
+	if s.in != nil {
+		return s.in[n]
 	}
-	slices.SortFunc(g.refs, compareRef)
-	return g, nil
+	return slices.Contains(s.list, n)
+}
+
+func (s *refSet) add(n staunch.Ref) {
+	s.list = append(s.list, n)
+	if s.in == nil && len(s.list) > fewNames {
+		s.in = make(map[staunch.Ref]bool, 2*len(s.list))
+		for _, m := range s.list {
+			s.in[m] = true
+		}
+	} else if s.in != nil {
+		s.in[n] = true
+	}
 }
 
 // up walks memberships that hold at asOf, with the other names of all that it
@@ -328,6 +367,9 @@ func (i *Inventory) both(r LinkReader, refs []staunch.Ref, rels ...staunch.Rel) 
 	if err != nil {
 		return nil, false, err
 	}
+	if len(a) == 0 {
+		a, b = b, nil
+	}
 	return append(a, b...), cut1 || cut2, nil
 }
 
@@ -343,6 +385,10 @@ func (i *Inventory) query(ask func([]staunch.Ref, []staunch.Rel, int) ([]staunch
 			return nil, false, fmt.Errorf("reading links: %w", err)
 		}
 		cut = cut || len(links) >= i.limits.Links
+		if len(out) == 0 {
+			out = links
+			continue
+		}
 		out = append(out, links...)
 	}
 	slices.SortFunc(out, func(a, b staunch.Link) int {

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -9,9 +10,8 @@ import (
 )
 
 // Memo returns a reader that asks r each question once, unless it is about many
-// refs. It is for a few
-// questions in a row on one snapshot, between which nothing is written; it is
-// not safe for concurrent use, and its answers must not be changed.
+// refs. It is for a few questions in a row on one snapshot, between which nothing
+// is written, and not safe for concurrent use.
 func Memo(r Reader) Reader {
 	return &memo{r: r, links: map[string][]staunch.Link{}, of: map[staunch.Ref]answer{}}
 }
@@ -46,14 +46,15 @@ func (m *memo) ask(way string, ask func([]staunch.Ref, []staunch.Rel, int) ([]st
 		b.WriteString(ref.Key())
 	}
 	key := b.String()
-	if l, ok := m.links[key]; ok {
-		return l, nil
-	}
-	l, err := ask(refs, rels, limit)
-	if err == nil {
+	l, ok := m.links[key]
+	if !ok {
+		var err error
+		if l, err = ask(refs, rels, limit); err != nil {
+			return nil, err
+		}
 		m.links[key] = l
 	}
-	return l, err
+	return slices.Clone(l), nil
 }
 
 func (m *memo) LinksFrom(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {

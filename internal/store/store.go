@@ -61,7 +61,7 @@ type Reader interface {
 	Fact(id string) (staunch.Fact, error)
 	// LinksFrom returns the links of one of the relations that start at one of
 	// the refs; LinksTo those that end there. Both are ordered by (since, fact)
-	// and return at most limit.
+	// and return at most limit, in a slice that is the caller's.
 	LinksFrom(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error)
 	LinksTo(refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error)
 	// Above returns what is above each of refs; see the function.

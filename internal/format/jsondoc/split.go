@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"sync"
 )
 
 // Record is one record cut out of a stream.
@@ -114,6 +115,7 @@ func (s *Splitter) Next() (Record, error) {
 				s.mode = modeUnknown
 				return s.record(s.pos, s.pos, fmt.Errorf("array that began at offset %d is not closed: %w", s.arrays, ErrTruncated)), nil
 			}
+			s.free()
 			return Record{}, io.EOF
 		}
 		switch s.mode {
@@ -487,8 +489,11 @@ func (s *Splitter) more(keep *int) bool {
 		s.base += int64(k)
 		*keep = 0
 	}
-	if len(s.buf) == cap(s.buf) {
-		grown := make([]byte, len(s.buf), max(splitBuffer, 2*cap(s.buf)))
+	switch {
+	case cap(s.buf) == 0:
+		s.buf = windows.Get().(*window)[:0]
+	case len(s.buf) == cap(s.buf):
+		grown := make([]byte, len(s.buf), 2*cap(s.buf))
 		copy(grown, s.buf)
 		s.buf = grown
 	}
@@ -511,6 +516,21 @@ func (s *Splitter) more(keep *int) bool {
 	s.eof, s.err = true, io.ErrNoProgress
 	return false
 }
+
+// free gives the window back at the end of the stream, where no record is in it
+// any more; one that grew is left to the collector.
+func (s *Splitter) free() {
+	s.base += int64(s.pos)
+	if cap(s.buf) == splitBuffer {
+		windows.Put((*window)(s.buf[:splitBuffer]))
+	}
+	s.buf, s.pos = nil, 0
+}
+
+// windows has those of streams that ended: a server reads many short ones.
+var windows = sync.Pool{New: func() any { return new(window) }}
+
+type window [splitBuffer]byte
 
 type scanState uint8
 

@@ -143,7 +143,13 @@ func (p *Pipeline) examineAll(b *Bundle, src *Source, next func() (jsondoc.Recor
 		pt := parts.Get().(*part)
 		readErr := pt.fill(next)
 		if readErr == nil {
-			go p.examinePart(b, src, pt)
+			go func() {
+				// While the garbage collector marks or sweeps, it uses a processor that has
+				// nothing to do for as long as there is nothing in the queue that all share.
+				// There this part goes; in this processor's own it would wait for the others.
+				runtime.Gosched()
+				p.examinePart(b, src, pt)
+			}()
 		} else {
 			p.examinePart(b, src, pt) // the last one; it would only be waited for
 		}

@@ -213,11 +213,12 @@ func (p *Pipeline) keep(b *Bundle, src *Source, doc *jsondoc.Doc, keys staunch.K
 		it.secrets = append(it.secrets, sealedSecret{ref: s.Ref, until: received.Add(secretLife), blob: blob})
 	}
 	if src.Drill == nil { // an exercise states nothing of the world
-		facts := slices.Concat(mapped.Facts, inventory.Facts(it.event))
+		var same []staunch.Fact
 		if n, ok := src.Format.(format.Namer); ok {
-			facts = append(facts, inventory.SameNames(it.event, n.Same())...)
+			same = inventory.SameNames(it.event, n.Same())
 		}
-		it.facts = make([]staunch.Fact, 0, len(facts))
+		facts := slices.Concat(mapped.Facts, inventory.Facts(it.event), same)
+		it.facts = facts[:0]
 		for _, f := range facts {
 			if !src.mayState(f) {
 				continue

@@ -29,7 +29,11 @@ func (m *recent[K, V]) get(k K) (V, bool) {
 
 func (m *recent[K, V]) put(k K, v V) {
 	if m.young == nil || len(m.young) >= m.most {
-		m.old, m.young = m.young, make(map[K]V)
+		m.old, m.young = m.young, m.old
+		if m.young == nil {
+			m.young = make(map[K]V)
+		}
+		clear(m.young) // with its room, which it needs again
 	}
 	m.young[k] = v
 }
@@ -206,23 +210,20 @@ func (k *known) linkPut(l staunch.Link) {
 	k.links.drop(linkKey{l.To, l.Rel, endTo})
 }
 
-// remembering answers from memory what it can, and asks for the rest.
-func (r *reader) remembering(end linkEnd, u *union, refs []staunch.Ref, rels []staunch.Rel, limit int64) ([]link, error) {
-	var out []link
+// remembering answers from memory what it can, and asks for the rest. What it
+// returns is the caller's to change.
+func (r *reader) remembering(end linkEnd, u *union, refs []staunch.Ref, rels []staunch.Rel, limit int64) ([]staunch.Link, error) {
 	var missing []linkKey
 	var keys [][]any
-	seen := make(map[linkKey]bool, len(refs)*len(rels))
-	for _, ref := range refs {
+	known := make([][]staunch.Link, 0, 8)
+	count := 0
+	for ref := range eachOnce(refs) {
 		key := ""
 		for _, rel := range rels {
 			k := linkKey{ref, rel, end}
-			if seen[k] || ref.IsZero() {
-				continue
-			}
-			seen[k] = true
 			if links, ok := r.known.links.get(k); ok {
-				for _, l := range links {
-					out = append(out, link(l))
+				if len(links) > 0 {
+					known, count = append(known, links), count+len(links)
 				}
 				continue
 			}
@@ -233,29 +234,41 @@ func (r *reader) remembering(end linkEnd, u *union, refs []staunch.Ref, rels []s
 			keys = append(keys, []any{key, string(rel)})
 		}
 	}
-	if len(missing) == 0 {
-		return out, r.failed
-	}
-	rows, err := fanned(r, u, keys, []any{limit}, int(limit), compareLinks)
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(rows)) < limit { // otherwise there may be more
-		each := make(map[linkKey][]staunch.Link, len(missing))
-		for _, l := range rows {
-			k := linkKey{l.From, l.Rel, end}
-			if end == endTo {
-				k.ref = l.To
-			}
-			each[k] = append(each[k], staunch.Link(l))
+	var rows []link
+	if len(missing) > 0 {
+		var err error
+		if rows, err = fanned(r, u, keys, []any{limit}, int(limit), compareLinks); err != nil {
+			return nil, err
 		}
-		for _, k := range missing {
-			if len(each[k]) <= linksOfOne {
-				r.known.links.put(k, each[k])
-			}
+		if int64(len(rows)) < limit { // otherwise there may be more
+			r.known.linksAre(end, missing, rows)
 		}
 	}
-	return append(out, rows...), nil
+	out := make([]staunch.Link, 0, count+len(rows))
+	for _, links := range known {
+		out = append(out, links...)
+	}
+	for _, l := range rows {
+		out = append(out, staunch.Link(l))
+	}
+	return out, r.failed
+}
+
+// linksAre remembers the links of keys, all that there are.
+func (k *known) linksAre(end linkEnd, keys []linkKey, rows []link) {
+	each := make(map[linkKey][]staunch.Link, len(keys))
+	for _, l := range rows {
+		at := linkKey{l.From, l.Rel, end}
+		if end == endTo {
+			at.ref = l.To
+		}
+		each[at] = append(each[at], staunch.Link(l))
+	}
+	for _, at := range keys {
+		if len(each[at]) <= linksOfOne {
+			k.links.put(at, each[at])
+		}
+	}
 }
 
 // isIdentityOf is IdentityOf, remembered.

@@ -98,26 +98,27 @@ func compareLinks(a, b link) int {
 
 func (r *reader) links(end linkEnd, u *union, refs []staunch.Ref, rels []staunch.Rel, limit int) ([]staunch.Link, error) {
 	n := limitOf(limit)
-	rels = slices.Compact(slices.Sorted(slices.Values(rels)))
-	var rows []link
-	var err error
+	if len(rels) > 1 {
+		rels = slices.Compact(slices.Sorted(slices.Values(rels)))
+	}
 	if r.known != nil {
-		if rows, err = r.remembering(end, u, refs, rels, n); err != nil {
+		out, err := r.remembering(end, u, refs, rels, n)
+		if err != nil {
 			return nil, err
 		}
-		slices.SortStableFunc(rows, compareLinks)
-		rows = slices.CompactFunc(rows, func(a, b link) bool { return compareLinks(a, b) == 0 })
-		rows = rows[:min(len(rows), int(n))]
-	} else {
-		var keys [][]any
-		for _, key := range keysOf(refs) {
-			for _, rel := range rels {
-				keys = append(keys, []any{key[0], string(rel)})
-			}
+		slices.SortStableFunc(out, func(a, b staunch.Link) int { return compareLinks(link(a), link(b)) })
+		out = slices.CompactFunc(out, func(a, b staunch.Link) bool { return compareLinks(link(a), link(b)) == 0 })
+		return out[:min(len(out), int(n))], nil
+	}
+	var keys [][]any
+	for _, key := range keysOf(refs) {
+		for _, rel := range rels {
+			keys = append(keys, []any{key[0], string(rel)})
 		}
-		if rows, err = fanned(r, u, keys, []any{n}, int(n), compareLinks); err != nil {
-			return nil, err
-		}
+	}
+	rows, err := fanned(r, u, keys, []any{n}, int(n), compareLinks)
+	if err != nil {
+		return nil, err
 	}
 	out := make([]staunch.Link, len(rows))
 	for i, l := range rows {

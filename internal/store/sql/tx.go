@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -389,13 +390,31 @@ func (u *union) query(r *reader, arms int, args []any, row func(scan func(...any
 
 // keysOf returns the refs' keys, each once.
 func keysOf(refs []staunch.Ref) [][]any {
-	seen := make(map[staunch.Ref]bool, len(refs))
 	out := make([][]any, 0, len(refs))
-	for _, ref := range refs {
-		if !seen[ref] && !ref.IsZero() {
-			seen[ref] = true
-			out = append(out, []any{ref.Key()})
-		}
+	for ref := range eachOnce(refs) {
+		out = append(out, []any{ref.Key()})
 	}
 	return out
+}
+
+// eachOnce yields the refs in their order, without repeats and zero ones.
+func eachOnce(refs []staunch.Ref) iter.Seq[staunch.Ref] {
+	const few = 32 // fewer are compared faster than hashed
+	return func(yield func(staunch.Ref) bool) {
+		var seen map[staunch.Ref]bool
+		if len(refs) > few {
+			seen = make(map[staunch.Ref]bool, len(refs))
+		}
+		for i, ref := range refs {
+			switch {
+			case ref.IsZero(), seen[ref], seen == nil && slices.Contains(refs[:i], ref):
+				continue
+			case seen != nil:
+				seen[ref] = true
+			}
+			if !yield(ref) {
+				return
+			}
+		}
+	}
 }
