@@ -255,9 +255,9 @@ func (b *backtest) keep(r store.Reader, d staunch.Decision) (kept, error) {
 		return k, err
 	}
 	evidence := make([]decide.Evidence, 0, len(signals))
-	for _, s := range signals {
+	for i, s := range signals {
 		m := at[s.Accused]
-		evidence = append(evidence, decide.Evidence{Signal: s, Hops: m.Hops, Entity: m.Entity})
+		evidence = append(evidence, decide.Evidence{Signal: &signals[i], Hops: m.Hops, Entity: m.Entity})
 	}
 	decide.Steer(evidence, trust)
 	a := Params(b.setup.Config).Assess(d.Subject, evidence)

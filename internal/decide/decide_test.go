@@ -113,7 +113,7 @@ func sigs() *rapid.Generator[[]decide.Evidence] {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) decide.Evidence {
 		v := func(label string, of ...string) string { return rapid.SampledFrom(of).Draw(t, label) }
 		e := decide.Evidence{Hops: rapid.IntRange(0, 3).Draw(t, "hops")}
-		e.Signal = staunch.Signal{
+		e.Signal = &staunch.Signal{
 			V: 1, Rule: v("rule", "a", "b", "c"), Source: v("source", "x", "y"), Event: v("event", "1", "2", "3", "4"),
 			Confidence: rapid.Float64Range(0.01, 1).Draw(t, "confidence"), Accused: rapid.SampledFrom([]staunch.Ref{sess("1"), sess("2"), cred("k")}).Draw(t, "accused"),
 			Mode: rapid.SampledFrom([]staunch.Mode{0, 1, 2, 2, 2}).Draw(t, "mode"), Ceiling: rapid.SampledFrom([]staunch.Tier{1, 2, 3}).Draw(t, "ceiling"),
@@ -132,12 +132,13 @@ func TestBriefsWeighAsMuch(t *testing.T) {
 		whole := withIDs(sigs().Draw(t, "signals"))
 		briefs := slices.Clone(whole)
 		for i := range briefs {
-			s := &whole[i].Signal
+			s := whole[i].Signal
 			s.Title, s.Bundle, s.Evidence, s.Author, s.License = "a title", "sha256:00", "seen", "somebody", "MIT"
 			s.Refs, s.Events, s.Frameworks, s.References = []staunch.Ref{s.Accused}, []string{s.Event}, []string{"owasp-nhi.nhi5"}, []string{"https://example.org"}
 			s.Origin = rapid.SampledFrom([]string{"", "shared"}).Draw(t, "origin")
 			s.Origins = rapid.SampledFrom([][]string{nil, {"x"}, {"x", "y"}}).Draw(t, "origins")
-			briefs[i].Signal = store.Brief(*s)
+			brief := store.Brief(*s)
+			briefs[i].Signal = &brief
 		}
 		var p decide.Params
 		if got, want := p.Assess(sess("1"), briefs), p.Assess(sess("1"), whole); !reflect.DeepEqual(got, want) {
@@ -148,12 +149,14 @@ func TestBriefsWeighAsMuch(t *testing.T) {
 
 func withIDs(in []decide.Evidence) []decide.Evidence {
 	for i := range in {
-		s := &in[i].Signal
+		s := in[i].Signal
 		s.ID = staunch.SignalID(s.Rule, s.Accused, s.Event)
 		// One id is one signal: the same content and place.
 		for j := range i {
 			if in[j].Signal.ID == s.ID {
+				same := *in[j].Signal
 				in[i] = in[j]
+				in[i].Signal = &same
 			}
 		}
 	}

@@ -276,7 +276,7 @@ func acct(v string) staunch.Ref {
 const noon = staunch.Time(1_767_355_200_000_000)
 
 func accuse(rule string, confidence float64) decide.Evidence {
-	return decide.Evidence{Signal: staunch.Signal{
+	return decide.Evidence{Signal: &staunch.Signal{
 		V: 1, ID: "sig_" + rule, Rule: rule, Source: "trail", Realm: "r", Accused: cred("k"), Confidence: confidence,
 		Event: "evt_" + rule, Ceiling: staunch.TierRevoke, Mode: staunch.ModeEnforce, Standing: staunch.StandingCurrent, Time: noon, Learned: noon,
 	}}

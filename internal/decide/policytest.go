@@ -282,7 +282,7 @@ func (y *caseYAML) run(p Params, set *Set) (Outcome, View) {
 		if s.Mode != nil {
 			sig.Mode = *s.Mode
 		}
-		evidence = append(evidence, Evidence{Signal: sig, Hops: s.Hops})
+		evidence = append(evidence, Evidence{Signal: &sig, Hops: s.Hops})
 	}
 	id := staunch.Identity{
 		V: staunch.Version, Name: g.Identity.Name, Kind: g.Identity.Kind, Owner: g.Identity.Owner, Purpose: g.Identity.Purpose,

@@ -76,7 +76,8 @@ func (p Params) Horizon() time.Duration { return horizon * p.withDefaults().Half
 
 // Evidence is a signal with its place below the subject.
 type Evidence struct {
-	Signal staunch.Signal
+	// Signal is not changed; what differs for one judgement is a copy.
+	Signal *staunch.Signal
 	// Hops is how many memberships lie between what the signal accuses and the
 	// subject; 0 when it accuses the subject itself.
 	Hops int
@@ -153,7 +154,7 @@ func (p Params) Assess(subject staunch.Ref, evidence []Evidence) Assessment {
 	next := func(keep func(*staunch.Signal) bool) viewed {
 		var in []*Evidence
 		for _, e := range all {
-			if keep(&e.Signal) {
+			if keep(e.Signal) {
 				in = append(in, e)
 			}
 		}
@@ -194,7 +195,7 @@ func (p Params) distinct(evidence []Evidence) []*Evidence {
 		out = append(out, e)
 	}
 	if len(out) > p.Signals {
-		slices.SortFunc(out, func(a, b *Evidence) int { return compareTime(&b.Signal, &a.Signal) })
+		slices.SortFunc(out, func(a, b *Evidence) int { return compareTime(b.Signal, a.Signal) })
 		out = out[:p.Signals]
 	}
 	return out
@@ -236,9 +237,9 @@ func (p Params) view(subject staunch.Ref, in []*Evidence) viewed {
 	v.Count = len(ws)
 	v.Sessions = accusedSessions(ws, p.Meaningful)
 	v.Independent = p.independent(ws)
-	latest := &ws[0].e.Signal
+	latest := ws[0].e.Signal
 	for _, w := range ws {
-		s := &w.e.Signal
+		s := w.e.Signal
 		v.Rules = append(v.Rules, s.Rule)
 		v.Sources = append(v.Sources, s.Source)
 		v.Techniques = append(v.Techniques, techniques(s)...)
@@ -342,13 +343,13 @@ func (p Params) ceiling(ws []weighed) staunch.Tier {
 	for _, w := range ws {
 		s, ok := by[w.e.Signal.Source]
 		if !ok {
-			s = &source{latest: &w.e.Signal}
+			s = &source{latest: w.e.Signal}
 			by[w.e.Signal.Source] = s
 		}
 		s.ws = append(s.ws, w)
 		// A source's trust may have been changed: its latest signal has it.
-		if compareTime(&w.e.Signal, s.latest) > 0 {
-			s.latest = &w.e.Signal
+		if compareTime(w.e.Signal, s.latest) > 0 {
+			s.latest = w.e.Signal
 		}
 	}
 	var highest, meaningful staunch.Tier
@@ -377,7 +378,7 @@ func (p Params) ceiling(ws []weighed) staunch.Tier {
 func (p Params) independent(ws []weighed) int {
 	by := map[string][]weighed{}
 	for _, w := range ws {
-		if s := &w.e.Signal; len(s.Origins) < 2 {
+		if s := w.e.Signal; len(s.Origins) < 2 {
 			origin := cmp.Or(s.Origin, s.Source)
 			by[origin] = append(by[origin], w)
 		}

@@ -49,11 +49,13 @@ func Steer(evidence []Evidence, trust map[string]staunch.RuleTrust) []staunch.Ru
 		if !ok || !t.Steers() {
 			continue
 		}
-		m := t.ModeOf(e.Signal)
+		m := t.ModeOf(*e.Signal)
 		if m == e.Signal.Mode {
 			continue
 		}
-		e.Signal.Mode, e.Steered = m, &t
+		s := *e.Signal
+		s.Mode = m
+		e.Signal, e.Steered = &s, &t
 		if !slices.ContainsFunc(used, func(u staunch.RuleTrust) bool { return u.Rule == t.Rule }) {
 			// How often it was judged says nothing of this decision.
 			t.Wrong, t.Right, t.LastWrong, t.LastRight = 0, 0, 0, 0

@@ -127,6 +127,9 @@ func TestSteer(t *testing.T) {
 			if list[0].Signal.Mode != tt.want || list[1].Signal.Mode != e {
 				t.Errorf("modes %s and %s, want %s and %s", list[0].Signal.Mode, list[1].Signal.Mode, tt.want, e)
 			}
+			if ev.Signal.Mode != tt.declared {
+				t.Errorf("what others may have of the signal was changed to %s", ev.Signal.Mode)
+			}
 			if (len(used) == 1) != (tt.want != tt.declared) || (list[0].Steered != nil) != (tt.want != tt.declared) {
 				t.Errorf("used %+v, steered %+v", used, list[0].Steered)
 			}

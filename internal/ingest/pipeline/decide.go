@@ -330,7 +330,7 @@ func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staun
 		if s.Learned <= max(at, until) {
 			continue // a release settled it
 		}
-		evidence = append(evidence, decide.Evidence{Signal: *s, Hops: m.Hops, Entity: m.Entity})
+		evidence = append(evidence, decide.Evidence{Signal: s, Hops: m.Hops, Entity: m.Entity})
 	}
 	if len(evidence) == 0 {
 		return nil, nil
