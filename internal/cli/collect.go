@@ -8,8 +8,8 @@ import (
 
 // A serving process uses a few dozen megabytes, most of them rules and what the store
 // remembers, and makes as much anew every second under load. At the usual 100 percent
-// it would be collected twice a second, and what is decided on meanwhile takes half as
-// long again. So the heap may grow by what is in use, as usual, and by an allowance
+// it would be collected every second, and what is decided on meanwhile takes up to twice
+// as long. So the heap may grow by what is in use, as usual, and by an allowance
 // that a small heap is given as well as a large one: a fixed percentage that is kind
 // to small heaps would double the memory of large ones.
 const allowance = 128 << 20

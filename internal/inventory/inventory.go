@@ -220,17 +220,16 @@ func (i *Inventory) entities(r LinkReader, refs []staunch.Ref, limit int) (entit
 // each link between two that it returns, and whether there were more than fitted.
 func (i *Inventory) closure(r LinkReader, refs []staunch.Ref, limit int, joined func(from, to staunch.Ref)) ([]staunch.Ref, bool, error) {
 	limit = max(limit, len(refs))
-	found, cut := refSet{list: make([]staunch.Ref, 0, len(refs))}, false
+	found, cut := RefSet{list: make([]staunch.Ref, 0, len(refs))}, false
 	add := func(n staunch.Ref) bool {
-		if found.has(n) {
+		if found.Has(n) {
 			return false
 		}
 		if len(found.list) >= limit {
 			cut = true
 			return false
 		}
-		found.add(n)
-		return true
+		return found.Add(n)
 	}
 	for _, n := range refs {
 		add(n)
@@ -256,7 +255,7 @@ func (i *Inventory) closure(r LinkReader, refs []staunch.Ref, limit int, joined 
 					next = append(next, n)
 				}
 			}
-			if found.has(l.From) && found.has(l.To) { // not cut
+			if found.Has(l.From) && found.Has(l.To) { // not cut
 				joined(l.From, l.To)
 			}
 		}
@@ -265,34 +264,6 @@ func (i *Inventory) closure(r LinkReader, refs []staunch.Ref, limit int, joined 
 	}
 	slices.SortFunc(found.list, compareRef)
 	return found.list, cut, nil
-}
-
-// refSet has refs in the order of their adding.
-type refSet struct {
-	list []staunch.Ref
-	in   map[staunch.Ref]bool // where they are many
-}
-
-// fewNames is up to how many refs are compared faster than hashed.
-const fewNames = 16
-
-func (s *refSet) has(n staunch.Ref) bool {
-	if s.in != nil {
-		return s.in[n]
-	}
-	return slices.Contains(s.list, n)
-}
-
-func (s *refSet) add(n staunch.Ref) {
-	s.list = append(s.list, n)
-	if s.in == nil && len(s.list) > fewNames {
-		s.in = make(map[staunch.Ref]bool, 2*len(s.list))
-		for _, m := range s.list {
-			s.in[m] = true
-		}
-	} else if s.in != nil {
-		s.in[n] = true
-	}
 }
 
 // up walks memberships that hold at asOf, with the other names of all that it

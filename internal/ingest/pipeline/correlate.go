@@ -13,6 +13,7 @@ import (
 	"github.com/staunch-project/staunch/internal/detect/correlate"
 	"github.com/staunch-project/staunch/internal/format"
 	"github.com/staunch-project/staunch/internal/format/jsondoc"
+	"github.com/staunch-project/staunch/internal/inventory"
 	"github.com/staunch-project/staunch/internal/store"
 )
 
@@ -45,7 +46,7 @@ func (p *Pipeline) applier(b *Bundle) *correlate.Applier {
 // the correlations that hold with it. It returns how many signals were new. The
 // windows of an exercise are its own, and nobody's after this: what it counts never
 // counts with what is real, nor with another exercise.
-func (p *Pipeline) correlate(tx store.Tx, b *Bundle, items []*item, accused *refSet, drill *Drill, now staunch.Time) (int, error) {
+func (p *Pipeline) correlate(tx store.Tx, b *Bundle, items []*item, accused *inventory.RefSet, drill *Drill, now staunch.Time) (int, error) {
 	var cs []correlate.Contribution
 	for _, it := range items {
 		cs = append(cs, it.contribs...)
@@ -79,7 +80,7 @@ func rehearse(b *Bundle, cs []correlate.Contribution) ([]correlate.Firing, error
 }
 
 // putFired puts the signals of what fired, of an exercise those of its canaries.
-func (p *Pipeline) putFired(tx store.Tx, b *Bundle, fired []correlate.Firing, accused *refSet, drill *Drill, now staunch.Time) (int, error) {
+func (p *Pipeline) putFired(tx store.Tx, b *Bundle, fired []correlate.Firing, accused *inventory.RefSet, drill *Drill, now staunch.Time) (int, error) {
 	var made []staunch.Signal
 	for _, f := range fired {
 		if f.Hidden || f.Rule.Confidence <= 0 {
@@ -96,7 +97,7 @@ func (p *Pipeline) putFired(tx store.Tx, b *Bundle, fired []correlate.Firing, ac
 			}
 			if in {
 				made = append(made, s)
-				accused.add(ref)
+				accused.Add(ref)
 			}
 		}
 	}
@@ -162,12 +163,12 @@ func (p *Pipeline) Settle(ctx context.Context) error {
 			if judged = n; err != nil {
 				return err
 			}
-			accused := newRefSet()
-			if signals, err = p.putFired(tx, b, fired, accused, nil, now); err != nil {
+			var accused inventory.RefSet
+			if signals, err = p.putFired(tx, b, fired, &accused, nil, now); err != nil {
 				return err
 			}
 			know := knowingOf(tx)
-			for _, ref := range accused.list {
+			for _, ref := range accused.List() {
 				n, err := p.decide(tx, know, b, ref, nil, now)
 				if err != nil {
 					return fmt.Errorf("deciding on %s: %w", ref, err)

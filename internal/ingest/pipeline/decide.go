@@ -300,11 +300,11 @@ func (p *Pipeline) judgeAnew(r store.Reader, known knowing, b *Bundle, ref staun
 		return nil, err
 	}
 	signals = withoutRepeats(signals, drill)
-	accused := newRefSet()
+	var accused inventory.RefSet
 	for _, s := range signals {
-		accused.add(s.Accused)
+		accused.Add(s.Accused)
 	}
-	below, err := p.opt.Inventory.Below(known, ref, accused.list)
+	below, err := p.opt.Inventory.Below(known, ref, accused.List())
 	if err != nil {
 		return nil, err
 	}

@@ -350,10 +350,10 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 		if err := tx.RequireBundle(b.Hash); err != nil {
 			return err
 		}
-		accused, joined := newRefSet(), newRefSet()
+		var accused, joined inventory.RefSet
 		var counted []*item
 		for _, it := range items {
-			fresh, n, err := p.put(tx, it, accused, joined, &counted)
+			fresh, n, err := p.put(tx, it, &accused, &joined, &counted)
 			if err != nil {
 				return fmt.Errorf("record %d: %w", it.number, err)
 			}
@@ -369,16 +369,16 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 		if len(items) > 0 {
 			drill = items[0].src.Drill // the items of an input have one source
 		}
-		n, err := p.correlate(tx, b, counted, accused, drill, now)
+		n, err := p.correlate(tx, b, counted, &accused, drill, now)
 		if err != nil {
 			return err
 		}
 		signals += n
-		if err := p.rejoin(tx, accused, joined, now); err != nil {
+		if err := p.rejoin(tx, &accused, &joined, now); err != nil {
 			return err
 		}
 		know := knowingOf(tx)
-		for _, ref := range accused.list {
+		for _, ref := range accused.List() {
 			n, err := p.decide(tx, know, b, ref, drill, now)
 			if err != nil {
 				return fmt.Errorf("deciding on %s: %w", ref, err)
@@ -411,7 +411,7 @@ func (p *Pipeline) commitWith(ctx context.Context, b *Bundle, items []*item, rep
 // already has had all its effects. Whom its signals accuse goes to accused, what
 // its facts put together to joined; the item goes to counted where it counts for
 // correlations.
-func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet, counted *[]*item) (fresh bool, signals int, err error) {
+func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *inventory.RefSet, counted *[]*item) (fresh bool, signals int, err error) {
 	if fresh, err = tx.PutEvent(it.event); err != nil || !fresh {
 		return fresh, 0, err
 	}
@@ -433,10 +433,10 @@ func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet, counted *
 		}
 		for _, l := range f.Links() {
 			if l.Rel == staunch.RelOf || l.Rel == staunch.RelSame {
-				joined.add(l.From)
+				joined.Add(l.From)
 			}
 			if l.Rel == staunch.RelSame {
-				joined.add(l.To)
+				joined.Add(l.To)
 			}
 		}
 	}
@@ -463,7 +463,7 @@ func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet, counted *
 		}
 		if in {
 			made = append(made, s)
-			accused.add(s.Accused)
+			accused.Add(s.Accused)
 		}
 	}
 	if p.opt.ObserveSignals != nil && len(made) > 0 {
@@ -475,19 +475,19 @@ func (p *Pipeline) put(tx store.Tx, it *item, accused, joined *refSet, counted *
 // rejoin adds to accused what the new memberships put together: evidence against
 // a session weighs against its account from when it is known to be its, and
 // whether that was learned before the evidence or after must not matter.
-func (p *Pipeline) rejoin(tx store.Tx, accused, joined *refSet, now staunch.Time) error {
+func (p *Pipeline) rejoin(tx store.Tx, accused, joined *inventory.RefSet, now staunch.Time) error {
 	since := now.Add(-p.opt.Params.Horizon())
-	for _, ref := range joined.list {
-		if accused.seen[ref] {
+	for _, ref := range joined.List() {
+		if accused.Has(ref) {
 			continue
 		}
 		evidence, err := tx.SignalsWithin([]staunch.Ref{ref}, since, maxEvidence)
 		if err != nil {
 			return err
 		}
-		judged := slices.ContainsFunc(evidence, func(s *staunch.Signal) bool { return accused.seen[s.Accused] })
+		judged := slices.ContainsFunc(evidence, func(s *staunch.Signal) bool { return accused.Has(s.Accused) })
 		if len(evidence) > 0 && !judged { // whoever is accused is judged with all that it belongs to
-			accused.add(ref)
+			accused.Add(ref)
 		}
 	}
 	return nil
@@ -609,18 +609,4 @@ func (p *Pipeline) follow(tx store.Tx, it *item, facts []staunch.Fact) error {
 		}
 	}
 	return nil
-}
-
-type refSet struct {
-	seen map[staunch.Ref]bool
-	list []staunch.Ref
-}
-
-func newRefSet() *refSet { return &refSet{seen: map[staunch.Ref]bool{}} }
-
-func (s *refSet) add(r staunch.Ref) {
-	if !s.seen[r] {
-		s.seen[r] = true
-		s.list = append(s.list, r)
-	}
 }
