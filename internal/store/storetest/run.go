@@ -269,7 +269,11 @@ func testFacts(t *testing.T, h Harness) {
 		same(t, "links", len(from), 4)
 		same(t, "first link", from[0], l2[0])
 		same(t, "second link", from[1], l3[0])
-		same(t, "of", must(r.LinksFrom([]staunch.Ref{a}, []staunch.Rel{staunch.RelOf}, 10))(t), []staunch.Link{l1[0]})
+		for range 2 { // what the caller does to an answer does not reach the next one
+			of := must(r.LinksFrom([]staunch.Ref{a, a}, []staunch.Rel{staunch.RelOf}, 10))(t)
+			same(t, "of", of, []staunch.Link{l1[0]})
+			clear(of)
+		}
 		same(t, "to", must(r.LinksTo([]staunch.Ref{b}, []staunch.Rel{staunch.RelOf}, 10))(t), []staunch.Link{l2[0], l1[0]})
 		same(t, "to, limited", must(r.LinksTo([]staunch.Ref{b}, []staunch.Rel{staunch.RelOf}, 1))(t), []staunch.Link{l2[0]})
 		same(t, "by", must(r.LinksTo([]staunch.Ref{c}, []staunch.Rel{staunch.RelBy}, 10))(t), []staunch.Link{l1[1]})
